@@ -1,0 +1,1 @@
+//! WebDataset shards of latents: format, index, shuffled order, streaming loader.

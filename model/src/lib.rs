@@ -1,0 +1,1 @@
+//! The DeepFlow network: operators, losses, optimiser, samplers, autoencoder, checkpoints.

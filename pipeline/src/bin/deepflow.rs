@@ -1,0 +1,2 @@
+//! The umbrella binary: every stage as a subcommand.
+fn main() {}

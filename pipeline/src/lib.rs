@@ -1,0 +1,1 @@
+//! DeepFlow from pictures to pictures: encode, train, sample, decode, evaluate.

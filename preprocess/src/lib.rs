@@ -1,0 +1,1 @@
+//! Pictures in: sources, decoding, centre crop, and the codecs from pictures to latents.
