@@ -1,1 +1,2 @@
 //! The DeepFlow network: operators, losses, optimiser, samplers, autoencoder, checkpoints.
+pub mod device;
