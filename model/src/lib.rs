@@ -1,2 +1,3 @@
 //! The DeepFlow network: operators, losses, optimiser, samplers, autoencoder, checkpoints.
-pub mod device;
+
+pub mod ops;
