@@ -147,7 +147,7 @@ impl Stream {
     /// The body of [`Stream::fill_normal`], for callers that are vectorised already.
     #[inline(always)]
     pub(crate) fn fill_normal_inlined(&self, out: &mut [f32]) {
-        self.fill(out, |words, lanes| normal::box_muller_group(words, lanes));
+        self.fill(out, normal::box_muller_group);
     }
 
     #[inline(always)]
