@@ -1,0 +1,220 @@
+//! The innermost loop: one small tile of the product, held in vector registers.
+//!
+//! A kernel multiplies a packed panel of `mr` rows of A with a packed panel of up to `nr` columns of B. Every value of the
+//! tile is one chain of multiply-adds over `k`, in order, whatever the tile's size: a result never depends on how the
+//! product was cut into tiles.
+
+use std::sync::OnceLock;
+
+/// The largest tile of any kernel, in values: where incomplete columns are computed before they are copied out.
+pub(super) const LARGEST_TILE: usize = 8 * 48;
+
+/// The arguments of one tile: `C[rows, vectors · lanes] (+)= A · B`.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// Rows computed, 1 to `mr`.
+    pub rows: usize,
+    /// Vectors of columns computed, 1 to `nr / lanes`; also the width of B's panel.
+    pub vectors: usize,
+    /// Length of the sum.
+    pub k: usize,
+    /// A's panel: `k` groups of `mr` values.
+    pub a: *const f32,
+    /// B's panel: `k` groups of `vectors · lanes` values.
+    pub b: *const f32,
+    /// First value of the tile.
+    pub c: *mut f32,
+    /// Distance of the tile's rows.
+    pub row_stride: usize,
+    /// Whether to add to the tile or to overwrite it.
+    pub accumulate: bool,
+}
+
+/// A micro-kernel for one instruction set.
+pub(crate) struct Kernel {
+    pub(super) name: &'static str,
+    /// Rows of a tile.
+    pub(super) mr: usize,
+    /// Columns of a tile.
+    pub(super) nr: usize,
+    /// Values of a vector register.
+    pub(super) lanes: usize,
+    /// Computes a tile. Only called on a CPU that has the kernel's instruction set.
+    pub(super) tile: unsafe fn(Tile),
+    /// Whether 8×8 transpositions may use AVX.
+    pub(super) avx: bool,
+}
+
+impl Kernel {
+    /// The fastest kernel of this CPU.
+    pub(crate) fn best() -> &'static Kernel {
+        static BEST: OnceLock<&'static Kernel> = OnceLock::new();
+        BEST.get_or_init(|| Self::available()[0])
+    }
+
+    /// Every kernel this CPU can run, the fastest first.
+    pub(crate) fn available() -> Vec<&'static Kernel> {
+        let mut kernels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                kernels.push(&avx512::KERNEL);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                kernels.push(&avx2::KERNEL);
+            }
+        }
+        kernels.push(&portable::KERNEL);
+        kernels
+    }
+}
+
+/// Writes out a kernel for one vector type.
+macro_rules! kernel {
+    (
+        $(#[$target:meta])*
+        name: $name:literal, vector: $vector:ty, lanes: $lanes:literal, avx: $avx:literal,
+        rows: [$($row:literal)*] of $mr:literal, vectors: [$($count:literal)*] of $most:literal,
+        zero: $zero:expr, load: $load:path, store: $store:path, splat: $splat:path, add: $add:path,
+        multiply_add: $multiply_add:path
+    ) => {
+        use super::{Kernel, Tile};
+
+        pub(in super::super) static KERNEL: Kernel = Kernel {
+            name: $name,
+            mr: $mr,
+            nr: $most * $lanes,
+            lanes: $lanes,
+            tile: by_vectors,
+            avx: $avx,
+        };
+
+        /// # Safety
+        /// The CPU has the kernel's instruction set, and `tile` is what [`tile`] asks for.
+        unsafe fn by_vectors(arguments: Tile) {
+            // SAFETY: passed on from this function's own contract.
+            unsafe {
+                match arguments.vectors {
+                    $($count => by_rows::<$count>(arguments),)*
+                    other => unreachable!("a tile of {other} vectors"),
+                }
+            }
+        }
+
+        /// # Safety
+        /// As [`by_vectors`].
+        $(#[$target])*
+        unsafe fn by_rows<const VECTORS: usize>(arguments: Tile) {
+            // SAFETY: passed on from this function's own contract.
+            unsafe {
+                match arguments.rows {
+                    $($row => tile::<$row, VECTORS>(arguments),)*
+                    other => unreachable!("a tile of {other} rows"),
+                }
+            }
+        }
+
+        /// # Safety
+        /// The CPU has the kernel's instruction set; `a` holds `k` groups of `mr` values, `b` holds `k` groups of
+        /// `VECTORS · lanes`; `c` is valid for writing (and reading when accumulating) `ROWS` rows of
+        /// `VECTORS · lanes` values, `row_stride` apart, which nobody else touches meanwhile.
+        $(#[$target])*
+        #[inline]
+        unsafe fn tile<const ROWS: usize, const VECTORS: usize>(arguments: Tile) {
+            let Tile { k, mut a, mut b, c, row_stride, accumulate, .. } = arguments;
+            let mut sum = [[$zero; VECTORS]; ROWS];
+            // SAFETY: `a` and `b` advance `k` times within their panels, and every access to `c` is within the tile.
+            unsafe {
+                for _ in 0..k {
+                    let mut column = [$zero; VECTORS];
+                    for (vector, column) in column.iter_mut().enumerate() {
+                        *column = $load(b.add(vector * $lanes));
+                    }
+                    for (row, sum) in sum.iter_mut().enumerate() {
+                        let factor = $splat(*a.add(row));
+                        for (sum, column) in sum.iter_mut().zip(column) {
+                            *sum = $multiply_add(factor, column, *sum);
+                        }
+                    }
+                    a = a.add($mr);
+                    b = b.add(VECTORS * $lanes);
+                }
+                for (row, sum) in sum.iter().enumerate() {
+                    for (vector, &sum) in sum.iter().enumerate() {
+                        let target = c.add(row * row_stride + vector * $lanes);
+                        $store(target, if accumulate { $add($load(target), sum) } else { sum });
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    // 24 of the 32 registers hold the tile; a column of B is loaded once for 8 rows.
+    kernel! {
+        #[target_feature(enable = "avx512f")]
+        name: "avx512", vector: __m512, lanes: 16, avx: true,
+        rows: [1 2 3 4 5 6 7 8] of 8, vectors: [1 2 3] of 3,
+        zero: _mm512_setzero_ps(), load: _mm512_loadu_ps, store: _mm512_storeu_ps, splat: _mm512_set1_ps,
+        add: _mm512_add_ps, multiply_add: _mm512_fmadd_ps
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    // 12 of the 16 registers hold the tile.
+    kernel! {
+        #[target_feature(enable = "avx2,fma")]
+        name: "avx2", vector: __m256, lanes: 8, avx: true,
+        rows: [1 2 3 4] of 4, vectors: [1 2 3] of 3,
+        zero: _mm256_setzero_ps(), load: _mm256_loadu_ps, store: _mm256_storeu_ps, splat: _mm256_set1_ps,
+        add: _mm256_add_ps, multiply_add: _mm256_fmadd_ps
+    }
+}
+
+/// Plain arrays that the compiler turns into the vectors of the target (NEON on aarch64, SSE2 on x86-64).
+mod portable {
+    type Vector = [f32; LANES];
+    const LANES: usize = 4;
+
+    unsafe fn load(source: *const f32) -> Vector {
+        // SAFETY: the caller's pointer is valid for `LANES` values; an array of f32 needs no more alignment than f32.
+        unsafe { source.cast::<Vector>().read() }
+    }
+
+    unsafe fn store(target: *mut f32, vector: Vector) {
+        // SAFETY: as in `load`.
+        unsafe { target.cast::<Vector>().write(vector) }
+    }
+
+    fn splat(value: f32) -> Vector {
+        [value; LANES]
+    }
+
+    fn add(left: Vector, right: Vector) -> Vector {
+        std::array::from_fn(|lane| left[lane] + right[lane])
+    }
+
+    /// Fused where that is one instruction of the target; elsewhere it would be a call into the C library.
+    fn multiply_add(factor: Vector, column: Vector, sum: Vector) -> Vector {
+        std::array::from_fn(|lane| {
+            if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+                factor[lane].mul_add(column[lane], sum[lane])
+            } else {
+                factor[lane] * column[lane] + sum[lane]
+            }
+        })
+    }
+
+    kernel! {
+        name: "portable", vector: Vector, lanes: 4, avx: false,
+        rows: [1 2 3 4] of 4, vectors: [1 2] of 2,
+        zero: [0.0; LANES], load: load, store: store, splat: splat, add: add, multiply_add: multiply_add
+    }
+}

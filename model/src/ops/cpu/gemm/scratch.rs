@@ -1,0 +1,57 @@
+//! Buffers for packed panels, kept between calls.
+//!
+//! A buffer is taken out of the pool for as long as it is used, so a task that rayon steals while another one waits finds
+//! its own: nothing is ever locked or borrowed across a join.
+
+use std::sync::Mutex;
+
+use bytemuck::{Pod, Zeroable};
+
+/// One cache line, so that no vector load straddles two.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+static POOL: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+
+/// A buffer on loan; its contents are arbitrary.
+pub(super) struct Scratch(Vec<Line>);
+
+impl Scratch {
+    /// Takes a buffer of at least `len` values, preferably one that is large enough already.
+    pub(super) fn take(len: usize) -> Self {
+        let lines = len.div_ceil(16);
+        let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let smallest_fit = (0..pool.len())
+            .filter(|&index| pool[index].len() >= lines)
+            .min_by_key(|&index| pool[index].len());
+        let index = smallest_fit.or_else(|| (0..pool.len()).max_by_key(|&index| pool[index].len()));
+        let mut buffer = index.map(|index| pool.swap_remove(index)).unwrap_or_default();
+        drop(pool);
+        if buffer.len() < lines {
+            buffer.clear();
+            buffer.resize(lines, Line::zeroed());
+        }
+        Self(buffer)
+    }
+
+    /// A buffer of exactly `len` values (rounded up to a cache line) that came from nowhere else.
+    pub(super) fn owned(len: usize) -> Self {
+        Self(vec![Line::zeroed(); len.div_ceil(16)])
+    }
+
+    pub(super) fn values(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        pool.push(std::mem::take(&mut self.0));
+    }
+}
