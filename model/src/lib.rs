@@ -20,6 +20,7 @@
 mod blocks;
 mod checkpointing;
 pub mod config;
+pub mod convert;
 pub mod device;
 mod embeddings;
 mod error;

@@ -1,0 +1,283 @@
+//! Reads a network's configuration off the names and shapes of its tensors, and checks that every tensor has its place.
+
+use super::error::ConvertError;
+use super::weights::Weights;
+use super::Options;
+use crate::config::FOURIER_FEATURES;
+use crate::torch_pickle::Value;
+use crate::NetworkConfig;
+
+/// Heads of the published networks of a width (network spec §6).
+const PUBLISHED_HEADS: [(usize, usize); 4] = [(384, 6), (768, 12), (1024, 16), (1152, 16)];
+
+/// What could be read off, and what had to be assumed.
+pub(super) struct Architecture {
+    /// `heads` is 0 when nothing tells it.
+    pub config: NetworkConfig,
+    pub notes: Vec<String>,
+}
+
+/// Infers the configuration of weights with reference names; `arguments` are those of the trainer, where the file has them.
+pub(super) fn infer(
+    weights: &Weights<'_>,
+    arguments: Option<Value<'_>>,
+    options: &Options,
+) -> Result<Architecture, ConvertError> {
+    let mut notes = Vec::new();
+    let &[width, latent_channels, patch, _] = dimensions(weights, "x_embedder.proj.weight")?;
+    let &[_, tokens, _] = dimensions(weights, "pos_embed")?;
+    let grid = tokens.isqrt();
+    if grid * grid != tokens {
+        return Err(ConvertError::tensor(
+            weights.path(),
+            "pos_embed",
+            format!("{tokens} tokens are no square grid"),
+        ));
+    }
+    let &[class_rows, _] = dimensions(weights, "y_embedder.embedding_table.weight")?;
+    let &[mlp_width, _] = dimensions(weights, "blocks.0.mlp.fc1.weight")?;
+    let depth = count(weights, "blocks");
+    let defaults = NetworkConfig::default();
+    let argument = |name: &str| arguments.and_then(|arguments| arguments.get(name));
+
+    let declared_classes = argument("num_classes")
+        .and_then(|value| value.as_i64())
+        .and_then(|n| usize::try_from(n).ok());
+    let has_no_class = declared_classes.is_none_or(|classes| classes < class_rows);
+    let qk_norm = weights.contains("blocks.0.attn.q_norm.weight");
+    let legacy_scaling = options
+        .legacy_scaling
+        .or(argument("legacy_scaling").and_then(|value| value.as_bool()));
+    let branches = count(weights, "df_blocks") + 1;
+    let mut config = NetworkConfig {
+        width,
+        depth,
+        heads: heads(weights, width, options),
+        patch,
+        latent_channels,
+        latent_size: grid * patch,
+        classes: class_rows.saturating_sub(usize::from(has_no_class)),
+        branch_ends: Vec::new(),
+        mlp_ratio: mlp_width / width.max(1),
+        class_dropout: if has_no_class { defaults.class_dropout } else { 0.0 },
+        qk_norm,
+        legacy_scaling: legacy_scaling.unwrap_or(false),
+        ..defaults
+    };
+    if branches > 1 {
+        let &[acceleration_width, _] = dimensions(weights, "df_blocks.0.acc_mlp.0.weight")?;
+        config.acceleration_width = acceleration_width;
+        config.branch_ends = branch_ends(weights, argument("df_idxs"), options, depth, branches, &mut notes)?;
+        if legacy_scaling.is_none() {
+            notes.push("legacy_scaling is taken as false: neither the file nor --legacy-scaling says".to_owned());
+        }
+    }
+    if weights.contains("projectors.0.0.weight") {
+        config.projector_width = dimensions::<2>(weights, "projectors.0.0.weight")?[0];
+        config.alignment_width = Some(dimensions::<2>(weights, "projectors.0.4.weight")?[0]);
+    }
+    if config.heads == 0 {
+        notes.push(format!(
+            "the weights do not show the number of heads and no published network has width {width}: the metadata leave it \
+             out, set model.heads or convert again with --heads"
+        ));
+    }
+    check_every_tensor(weights, &config)?;
+    Ok(Architecture { config, notes })
+}
+
+fn dimensions<'a, const N: usize>(weights: &'a Weights<'_>, name: &str) -> Result<&'a [usize; N], ConvertError> {
+    let shape = weights.shape(name).ok_or_else(|| {
+        ConvertError::tensor(
+            weights.path(),
+            name,
+            "is missing, so these are not weights of a DeepFlow, SiT or DiT network",
+        )
+    })?;
+    shape.try_into().map_err(|_| {
+        ConvertError::tensor(
+            weights.path(),
+            name,
+            format!("shape {shape:?}, expected {N} dimensions"),
+        )
+    })
+}
+
+/// How many numbered modules there are below `module`.
+fn count(weights: &Weights<'_>, module: &str) -> usize {
+    let indices = weights.names().iter().filter_map(|name| {
+        let (index, _) = name.strip_prefix(module)?.strip_prefix('.')?.split_once('.')?;
+        index.parse::<usize>().ok()
+    });
+    indices.max().map_or(0, |last| last + 1)
+}
+
+fn heads(weights: &Weights<'_>, width: usize, options: &Options) -> usize {
+    let of_head_width = weights
+        .shape("blocks.0.attn.q_norm.weight")
+        .and_then(|shape| shape.first())
+        .filter(|&&w| w > 0);
+    let published = PUBLISHED_HEADS
+        .iter()
+        .find(|(known, _)| *known == width)
+        .map(|&(_, heads)| heads);
+    options
+        .heads
+        .or(of_head_width.map(|head_width| width / head_width))
+        .or(published)
+        .unwrap_or(0)
+}
+
+fn branch_ends(
+    weights: &Weights<'_>,
+    argument: Option<Value<'_>>,
+    options: &Options,
+    depth: usize,
+    branches: usize,
+    notes: &mut Vec<String>,
+) -> Result<Vec<usize>, ConvertError> {
+    let stored = argument.and_then(|value| match value.as_str() {
+        // The trainer's command line carries the list as text.
+        Some(text) => serde_json::from_str(text).ok(),
+        None => value
+            .items()?
+            .map(|item| usize::try_from(item.as_i64()?).ok())
+            .collect(),
+    });
+    let ends = options.branch_ends.clone().or(stored).unwrap_or_else(|| {
+        let ends: Vec<usize> = (1..branches).map(|branch| branch * depth / branches).collect();
+        notes.push(format!(
+            "branch ends are taken as {ends:?} (equal parts): the file does not say, --branch-ends can"
+        ));
+        ends
+    });
+    let fits = ends.len() + 1 == branches && ends.windows(2).all(|pair| pair[0] < pair[1]);
+    if !fits || ends.iter().any(|end| !(1..depth).contains(end)) {
+        let problem = format!(
+            "branch ends {ends:?} do not fit {depth} blocks and {} VeRA blocks",
+            branches - 1
+        );
+        return Err(ConvertError::content(weights.path(), problem));
+    }
+    Ok(ends)
+}
+
+/// Every tensor that the network has, with its shape, and no other.
+fn check_every_tensor(weights: &Weights<'_>, config: &NetworkConfig) -> Result<(), ConvertError> {
+    let expected = shapes(config);
+    for (name, shape) in &expected {
+        match weights.shape(name) {
+            Some(found) if found == shape => {}
+            Some(found) => {
+                return Err(ConvertError::tensor(
+                    weights.path(),
+                    name,
+                    format!("shape {found:?}, expected {shape:?}"),
+                ))
+            }
+            None => {
+                return Err(ConvertError::tensor(
+                    weights.path(),
+                    name,
+                    format!("is missing, expected shape {shape:?}"),
+                ))
+            }
+        }
+    }
+    match weights
+        .names()
+        .iter()
+        .find(|&name| !expected.iter().any(|(known, _)| known == name))
+    {
+        Some(name) => Err(ConvertError::tensor(
+            weights.path(),
+            name,
+            "has no place in a DeepFlow, SiT or DiT network",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Names and shapes of a network with the full VeRA block (network spec §2).
+pub(super) fn shapes(config: &NetworkConfig) -> Vec<(String, Vec<usize>)> {
+    let NetworkConfig {
+        width,
+        patch,
+        latent_channels,
+        acceleration_width,
+        ..
+    } = *config;
+    let mut shapes = vec![
+        ("pos_embed".to_owned(), vec![1, config.tokens(), width]),
+        (
+            "x_embedder.proj.weight".to_owned(),
+            vec![width, latent_channels, patch, patch],
+        ),
+        ("x_embedder.proj.bias".to_owned(), vec![width]),
+        (
+            "y_embedder.embedding_table.weight".to_owned(),
+            vec![config.class_rows(), width],
+        ),
+    ];
+    let mut linear = |name: String, outputs: usize, inputs: usize| {
+        shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
+        shapes.push((format!("{name}.bias"), vec![outputs]));
+    };
+    for (embedder, size) in [("t_embedder", width), ("dt_embedder", 2 * width)] {
+        linear(format!("{embedder}.mlp.0"), size, FOURIER_FEATURES);
+        linear(format!("{embedder}.mlp.2"), size, size);
+    }
+    for block in 0..config.depth {
+        linear(format!("blocks.{block}.attn.qkv"), 3 * width, width);
+        linear(format!("blocks.{block}.attn.proj"), width, width);
+        linear(format!("blocks.{block}.mlp.fc1"), config.mlp_ratio * width, width);
+        linear(format!("blocks.{block}.mlp.fc2"), width, config.mlp_ratio * width);
+        linear(format!("blocks.{block}.adaLN_modulation.1"), 6 * width, width);
+    }
+    for head in ["final_layer.0", "final_layer.1", "final_acc_layer"] {
+        linear(format!("{head}.linear"), config.patch_values(), width);
+        linear(format!("{head}.adaLN_modulation.1"), 2 * width, width);
+    }
+    for (branch, _) in config.branch_ends.iter().enumerate() {
+        let vera = format!("df_blocks.{branch}");
+        let hidden = [
+            width,
+            acceleration_width,
+            2 * acceleration_width,
+            acceleration_width,
+            width,
+        ];
+        for (index, sizes) in hidden.windows(2).enumerate() {
+            linear(format!("{vera}.acc_mlp.{}", 2 * index), sizes[1], sizes[0]);
+        }
+        linear(format!("{vera}.acc_norm.mlp.fc1"), 2 * width, 2 * width);
+        linear(format!("{vera}.acc_norm.mlp.fc2"), width, 2 * width);
+        linear(format!("{vera}.acc_norm.adaLN_modulation.1"), 4 * width, 2 * width);
+        linear(format!("{vera}.cross_attention.multihead_attn.out_proj"), width, width);
+        if let Some(alignment_width) = config.alignment_width {
+            let hidden = [width, config.projector_width, config.projector_width, alignment_width];
+            for (index, sizes) in hidden.windows(2).enumerate() {
+                linear(format!("projectors.{branch}.{}", 2 * index), sizes[1], sizes[0]);
+            }
+        }
+    }
+    for (branch, _) in config.branch_ends.iter().enumerate() {
+        let attention = format!("df_blocks.{branch}.cross_attention");
+        shapes.push((
+            format!("{attention}.multihead_attn.in_proj_weight"),
+            vec![3 * width, width],
+        ));
+        shapes.push((format!("{attention}.multihead_attn.in_proj_bias"), vec![3 * width]));
+        shapes.push((format!("{attention}.layer_norm.weight"), vec![width]));
+        shapes.push((format!("{attention}.layer_norm.bias"), vec![width]));
+    }
+    if config.qk_norm {
+        let head_width = width / config.heads.max(1);
+        for block in 0..config.depth {
+            for part in ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"] {
+                shapes.push((format!("blocks.{block}.attn.{part}"), vec![head_width]));
+            }
+        }
+    }
+    shapes
+}

@@ -1,0 +1,81 @@
+//! Our weights to a torch file of the form the authors' trainer writes.
+
+use super::error::ConvertError;
+use super::import::{self, Imported, Source};
+use super::names::registration_order;
+use super::weights::Weights;
+use super::{Options, Report};
+use crate::torch_pickle::{PythonObject, TensorData, TorchWriter};
+use crate::NetworkConfig;
+use std::path::Path;
+
+/// One file of weights becomes both `model` and `ema`; a checkpoint folder also brings its optimiser.
+pub(super) fn to_torch(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
+    let source = Source::open(input)?;
+    let Imported {
+        weights,
+        config,
+        step,
+        source: kind,
+        notes,
+        ..
+    } = import::import(&source, options.weights, options)?;
+    let temporary = output.with_extension("partial");
+    let mut writer = TorchWriter::create(&temporary)?;
+    let dict = write_state_dict(&mut writer, &weights)?;
+    let root = vec![
+        (PythonObject::text("model"), dict.clone()),
+        (PythonObject::text("ema"), dict),
+        (PythonObject::text("args"), arguments(&config)),
+        (PythonObject::text("steps"), PythonObject::Int(step.unwrap_or(0) as i64)),
+    ];
+    writer.finish(&PythonObject::Dict(root))?;
+    rename(&temporary, output)?;
+    Ok(Report {
+        source: kind,
+        written: vec![output.to_owned()],
+        tensors: weights.names().len(),
+        parameters: weights.parameters(),
+        step,
+        config,
+        notes,
+    })
+}
+
+pub(super) fn rename(temporary: &Path, output: &Path) -> Result<(), ConvertError> {
+    std::fs::rename(temporary, output).map_err(|source| ConvertError::Io {
+        path: output.to_owned(),
+        source,
+    })
+}
+
+/// Names in the order the authors' code registers its parameters.
+pub(super) fn registered_names(weights: &Weights<'_>) -> Vec<String> {
+    let mut names = weights.names().to_vec();
+    names.sort_unstable();
+    names.sort_by_cached_key(|name| registration_order(name));
+    names
+}
+
+pub(super) fn write_state_dict(writer: &mut TorchWriter, weights: &Weights<'_>) -> Result<PythonObject, ConvertError> {
+    let mut pairs = Vec::new();
+    for name in registered_names(weights) {
+        let shape = weights.shape(&name).unwrap_or_default().to_vec();
+        let tensor = writer.tensor(&TensorData::from_f32(shape, &weights.read_f32(&name)?))?;
+        pairs.push((PythonObject::Text(name), tensor));
+    }
+    Ok(PythonObject::Dict(pairs))
+}
+
+/// What the authors' trainer keeps of its command line, as far as it describes the network.
+pub(super) fn arguments(config: &NetworkConfig) -> PythonObject {
+    let ends: Vec<String> = config.branch_ends.iter().map(ToString::to_string).collect();
+    PythonObject::Namespace(vec![
+        (
+            "df_idxs".to_owned(),
+            PythonObject::text(format!("[{}]", ends.join(","))),
+        ),
+        ("num_classes".to_owned(), PythonObject::Int(config.classes as i64)),
+        ("legacy_scaling".to_owned(), PythonObject::Bool(config.legacy_scaling)),
+    ])
+}

@@ -1,0 +1,185 @@
+//! Torch files and foreign safetensors to a safetensors file of ours.
+
+use super::architecture::{self, Architecture};
+use super::error::ConvertError;
+use super::safetensors_file::SafetensorsFile;
+use super::sit;
+use super::weights::Weights;
+use super::{Options, Report, SingleHead, WeightSet};
+use crate::torch_pickle::{TensorData, TorchFile, Value};
+use crate::NetworkConfig;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// A file of weights of either kind.
+pub(super) enum Source {
+    Torch(TorchFile),
+    Safetensors(SafetensorsFile),
+}
+
+impl Source {
+    /// Opens a file by what it starts with, not by its name.
+    pub(super) fn open(path: &Path) -> Result<Self, ConvertError> {
+        let mut start = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(9).read_to_end(&mut start))
+            .map_err(|source| ConvertError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        // Behind the eight bytes of its length, a safetensors header is JSON.
+        match start.get(8) {
+            Some(b'{') => Ok(Self::Safetensors(SafetensorsFile::open(path)?)),
+            _ => Ok(Self::Torch(TorchFile::open(path)?)),
+        }
+    }
+
+    /// The weights asked for, the trainer's arguments and step where there are any, and what the file is, in words.
+    fn weights(&self, set: WeightSet) -> Result<(Weights<'_>, Option<Value<'_>>, Option<u64>, String), ConvertError> {
+        match self {
+            Self::Safetensors(file) => {
+                let step = file.metadata().get("step").and_then(|step| step.parse().ok());
+                Ok((
+                    Weights::from_safetensors(file)?,
+                    None,
+                    step,
+                    "safetensors weights".to_owned(),
+                ))
+            }
+            Self::Torch(file) => {
+                let root = file.root();
+                let key = match set {
+                    WeightSet::Ema => "ema",
+                    WeightSet::Model => "model",
+                };
+                if let Some(dict) = root.get(key) {
+                    let step = root
+                        .get("steps")
+                        .and_then(|value| value.as_i64())
+                        .and_then(|step| u64::try_from(step).ok());
+                    let source = format!("torch checkpoint, `{key}` weights");
+                    return Ok((Weights::from_torch(file, dict)?, root.get("args"), step, source));
+                }
+                let dict = root.get("state_dict").or(root.get("model")).unwrap_or(root);
+                Ok((Weights::from_torch(file, dict)?, None, None, "torch weights".to_owned()))
+            }
+        }
+    }
+}
+
+/// Weights with reference names, in our convention of time.
+pub(super) struct Imported<'a> {
+    pub weights: Weights<'a>,
+    pub config: NetworkConfig,
+    pub step: Option<u64>,
+    pub source: String,
+    pub notes: Vec<String>,
+}
+
+pub(super) fn import<'a>(source: &'a Source, set: WeightSet, options: &Options) -> Result<Imported<'a>, ConvertError> {
+    let (mut weights, arguments, step, kind) = source.weights(set)?;
+    let mut notes = Vec::new();
+    if weights.contains("final_layer.linear.weight") {
+        fold_single_head(&mut weights, options, &mut notes)?;
+    }
+    let Architecture { config, notes: assumed } = architecture::infer(&weights, arguments, options)?;
+    notes.extend(assumed);
+    Ok(Imported {
+        weights,
+        config,
+        step,
+        source: kind,
+        notes,
+    })
+}
+
+/// Turns a SiT or DiT network into one branch of ours.
+fn fold_single_head(weights: &mut Weights<'_>, options: &Options, notes: &mut Vec<String>) -> Result<(), ConvertError> {
+    let embedder = "x_embedder.proj.weight";
+    let &[width, channels, patch, _] = weights.shape(embedder).unwrap_or_default() else {
+        return Err(ConvertError::tensor(
+            weights.path(),
+            embedder,
+            "is missing or has other than 4 dimensions",
+        ));
+    };
+    if sit::drop_variance(weights, "final_layer", patch * patch, channels)? {
+        notes.push("the second half of the output channels, a learned variance, is dropped".to_owned());
+    }
+    match options.single_head {
+        SingleHead::Sit => {
+            sit::reverse_time(weights)?;
+            sit::negate_head(weights, "final_layer")?;
+            notes.push("read as SiT: its time, which runs from noise to data, is folded into the weights".to_owned());
+        }
+        SingleHead::Dit => notes.push(
+            "read as DiT: it predicts noise at discrete times, so its samples mean nothing here; a start for fine-tuning"
+                .to_owned(),
+        ),
+    }
+    for part in [
+        "linear.weight",
+        "linear.bias",
+        "adaLN_modulation.1.weight",
+        "adaLN_modulation.1.bias",
+    ] {
+        weights.rename(&format!("final_layer.{part}"), &format!("final_layer.1.{part}"));
+    }
+    // The heads of inner branches and the gap embedder are part of the format, but one branch never uses them.
+    let outputs = patch * patch * channels;
+    let mut unused = |name: String, shape: Vec<usize>| {
+        let zeros = vec![0.0; shape.iter().product()];
+        weights.replace(&name, TensorData::from_f32(shape, &zeros));
+    };
+    for head in ["final_layer.0", "final_acc_layer"] {
+        unused(format!("{head}.linear.weight"), vec![outputs, width]);
+        unused(format!("{head}.linear.bias"), vec![outputs]);
+        unused(format!("{head}.adaLN_modulation.1.weight"), vec![2 * width, width]);
+        unused(format!("{head}.adaLN_modulation.1.bias"), vec![2 * width]);
+    }
+    for (layer, inputs) in [("mlp.0", crate::config::FOURIER_FEATURES), ("mlp.2", 2 * width)] {
+        unused(format!("dt_embedder.{layer}.weight"), vec![2 * width, inputs]);
+        unused(format!("dt_embedder.{layer}.bias"), vec![2 * width]);
+    }
+    Ok(())
+}
+
+/// The header metadata of our weights: the configuration as JSON and the step.
+pub(super) fn metadata(config: &NetworkConfig, step: Option<u64>) -> BTreeMap<String, String> {
+    let mut config_json = json!(config);
+    if let (0, Some(fields)) = (config.heads, config_json.as_object_mut()) {
+        fields.remove("heads");
+    }
+    let mut metadata = BTreeMap::from([
+        // What the Python libraries write and some insist on.
+        ("format".to_owned(), "pt".to_owned()),
+        ("config".to_owned(), config_json.to_string()),
+    ]);
+    metadata.extend(step.map(|step| ("step".to_owned(), step.to_string())));
+    metadata
+}
+
+pub(super) fn to_single_file(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
+    let source = Source::open(input)?;
+    let Imported {
+        weights,
+        config,
+        step,
+        source: kind,
+        notes,
+        ..
+    } = import(&source, options.weights, options)?;
+    weights.write_safetensors(output, &metadata(&config, step))?;
+    Ok(Report {
+        source: kind,
+        written: vec![output.to_owned()],
+        tensors: weights.names().len(),
+        parameters: weights.parameters(),
+        step,
+        config,
+        notes,
+    })
+}

@@ -1,0 +1,177 @@
+//! A safetensors file whose tensors are read and written one at a time, so that a checkpoint never has to fit in memory
+//! twice.
+
+use super::error::ConvertError;
+use crate::torch_pickle::TensorData;
+use ::safetensors::tensor::{Metadata, TensorInfo};
+use ::safetensors::Dtype;
+use serde_json::{json, Map, Value};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// The format's own limit on its header.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// An open safetensors file: its header is in memory, its tensors on disk.
+pub struct SafetensorsFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    data_start: u64,
+    tensors: BTreeMap<String, TensorInfo>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl SafetensorsFile {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its header does not describe it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ConvertError> {
+        let path = path.as_ref().to_owned();
+        let io_error = |source| ConvertError::Io {
+            path: path.clone(),
+            source,
+        };
+        let malformed = |problem: String| ConvertError::Safetensors {
+            path: path.clone(),
+            problem,
+        };
+        let mut file = File::open(&path).map_err(io_error)?;
+        let length = file.metadata().map_err(io_error)?.len();
+        let mut size = [0; 8];
+        file.read_exact(&mut size)
+            .map_err(|_| malformed(format!("{length} bytes, a header needs 8")))?;
+        let header_bytes = u64::from_le_bytes(size);
+        if header_bytes > MAX_HEADER_BYTES || header_bytes > length - 8 {
+            return Err(malformed(format!(
+                "a header of {header_bytes} bytes is announced, the file has {length}"
+            )));
+        }
+        let mut header = vec![0; header_bytes as usize];
+        file.read_exact(&mut header).map_err(io_error)?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|error| malformed(error.to_string()))?;
+        let data_start = 8 + header_bytes;
+        let data_bytes = header.data_len() as u64;
+        if data_start + data_bytes != length {
+            return Err(malformed(format!(
+                "its header describes {} bytes, it has {length}",
+                data_start + data_bytes
+            )));
+        }
+        Ok(Self {
+            file: Mutex::new(file),
+            data_start,
+            tensors: header
+                .tensors()
+                .into_iter()
+                .map(|(name, info)| (name, info.clone()))
+                .collect(),
+            metadata: header.metadata().clone().unwrap_or_default().into_iter().collect(),
+            path,
+        })
+    }
+
+    /// Every tensor's name, number format and shape, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
+        self.tensors
+            .iter()
+            .map(|(name, info)| (name.as_str(), info.dtype, info.shape.as_slice()))
+    }
+
+    /// The header's free metadata.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads one tensor.
+    ///
+    /// # Errors
+    /// The file has no such tensor or cannot be read.
+    pub fn read(&self, name: &str) -> Result<TensorData, ConvertError> {
+        let info = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| ConvertError::tensor(&self.path, name, "not in the file"))?;
+        let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.data_start + info.data_offsets.0 as u64))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|source| ConvertError::Io {
+                path: self.path.clone(),
+                source,
+            })?;
+        Ok(TensorData {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes,
+        })
+    }
+}
+
+/// Writes a safetensors file under a temporary name and renames it when it is whole. `read` is called once per tensor, in
+/// the order of the names.
+pub(super) fn write(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, (Dtype, Vec<usize>)>,
+    mut read: impl FnMut(&str) -> Result<TensorData, ConvertError>,
+) -> Result<(), ConvertError> {
+    let temporary = path.with_extension("safetensors.partial");
+    let mut out = BufWriter::new(File::create(&temporary).map_err(|source| io_error(&temporary, source))?);
+    let result = write_header(&mut out, metadata, tensors)
+        .map_err(|source| io_error(&temporary, source))
+        .and_then(|()| {
+            for name in tensors.keys() {
+                out.write_all(&read(name)?.bytes)
+                    .map_err(|source| io_error(&temporary, source))?;
+            }
+            let file = out
+                .into_inner()
+                .map_err(|error| io_error(&temporary, error.into_error()))?;
+            file.sync_all().map_err(|source| io_error(&temporary, source))?;
+            std::fs::rename(&temporary, path).map_err(|source| io_error(path, source))
+        });
+    if result.is_err() {
+        // The first error is the one to report; what is left of the file is of no use to anybody.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn io_error(path: &Path, source: io::Error) -> ConvertError {
+    ConvertError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The header by hand, because the crate writes its metadata in the order of a hash map: different bytes at every run.
+fn write_header(
+    out: &mut impl Write,
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, (Dtype, Vec<usize>)>,
+) -> io::Result<()> {
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), json!(metadata));
+    let mut offset = 0;
+    for (name, (dtype, shape)) in tensors {
+        let end = offset + shape.iter().product::<usize>() * (dtype.bitsize() / 8);
+        header.insert(
+            name.clone(),
+            json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] }),
+        );
+        offset = end;
+    }
+    let mut text = Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(&text)
+}

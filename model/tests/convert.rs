@@ -1,0 +1,414 @@
+//! Weights travel between this project, the authors' PyTorch code and public SiT checkpoints without a change.
+#![allow(clippy::unwrap_used)]
+
+use deepflow_model::convert::{convert, Options, SafetensorsFile, SingleHead, WeightSet};
+use deepflow_model::torch_pickle::{PythonObject, TensorData, TorchFile, TorchWriter};
+use deepflow_model::{Network, NetworkConfig};
+use dfdx::tensor::{Cpu, NoneTape, TensorFromVec};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn golden_dir() -> PathBuf {
+    std::env::var_os("DEEPFLOW_GOLDEN_DIR").map_or_else(|| fixtures().join("golden"), PathBuf::from)
+}
+
+fn golden_checkpoints() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(golden_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "pt"))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "no *.pt in {}", golden_dir().display());
+    found
+}
+
+fn all_values(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let file = SafetensorsFile::open(path).unwrap();
+    let names: Vec<String> = file.tensors().map(|(name, ..)| name.to_owned()).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let data = file.read(&name).unwrap();
+            let values = data.to_f32().unwrap();
+            (name, (data.shape, values))
+        })
+        .collect()
+}
+
+#[test]
+fn every_golden_checkpoint_gives_the_weights_torch_would_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("converted.safetensors");
+    for checkpoint in golden_checkpoints() {
+        let torch = TorchFile::open(&checkpoint).unwrap();
+        for (key, weights) in [("model", WeightSet::Model), ("ema", WeightSet::Ema)] {
+            let report = convert(
+                &checkpoint,
+                &output,
+                &Options {
+                    weights,
+                    ..Options::default()
+                },
+            )
+            .unwrap();
+            let converted = all_values(&output);
+            let stored = torch.root().get(key).unwrap();
+            assert_eq!(converted.len(), stored.entries().unwrap().count());
+            assert_eq!(report.tensors, converted.len());
+            assert_eq!(
+                report.step,
+                torch.root().get("steps").unwrap().as_i64().map(|step| step as u64)
+            );
+            for (name, value) in stored.entries().unwrap() {
+                let data = torch.read(value.as_tensor().unwrap()).unwrap();
+                let name = name.as_str().unwrap();
+                assert_eq!(converted[name], (data.shape.clone(), data.to_f32().unwrap()), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_golden_checkpoint_equals_the_third_step_of_its_case() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = all_values(&fixtures().join("golden/deepflow_3t.safetensors"));
+    for (weights, prefix) in [(WeightSet::Model, "step3.param."), (WeightSet::Ema, "step3.ema.")] {
+        let output = folder.path().join("converted.safetensors");
+        let checkpoint = fixtures().join("golden/checkpoint_0000003.pt");
+        let report = convert(
+            &checkpoint,
+            &output,
+            &Options {
+                weights,
+                heads: Some(4),
+                ..Options::default()
+            },
+        )
+        .unwrap();
+        let converted = all_values(&output);
+        let mut compared = 0;
+        for (name, expected) in &golden {
+            let Some(name) = name.strip_prefix(prefix) else {
+                continue;
+            };
+            assert_eq!(&converted[name], expected, "{name}");
+            compared += 1;
+        }
+        assert!(compared > 100, "{compared} tensors compared");
+        assert_eq!(report.config.branch_ends, [2, 4]);
+        let metadata = SafetensorsFile::open(&output).unwrap().metadata().clone();
+        let config: NetworkConfig = serde_json::from_str(&metadata["config"]).unwrap();
+        assert_eq!(config, report.config);
+        assert_eq!(
+            (config.width, config.depth, config.classes, config.latent_size),
+            (32, 6, 10, 8)
+        );
+        assert_eq!(
+            (
+                config.acceleration_width,
+                config.projector_width,
+                config.alignment_width
+            ),
+            (16, 16, Some(24))
+        );
+        assert_eq!(metadata["step"], "3");
+    }
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["a.safetensors", "b.safetensors"].map(|name| folder.path().join(name));
+    for output in [&first, &second] {
+        convert(
+            fixtures().join("golden/checkpoint_0000003.pt"),
+            output,
+            &Options::default(),
+        )
+        .unwrap();
+    }
+    assert_eq!(std::fs::read(first).unwrap(), std::fs::read(second).unwrap());
+}
+
+/// Numbers without a pattern, the same on every machine.
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn sit_config() -> NetworkConfig {
+    NetworkConfig {
+        width: 24,
+        depth: 2,
+        heads: 3,
+        latent_size: 4,
+        classes: 5,
+        branch_ends: Vec::new(),
+        ..NetworkConfig::default()
+    }
+}
+
+/// A checkpoint as SiT publishes it: one `final_layer` with twice the channels, behind the prefixes of DDP and compile.
+fn write_public_sit(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let network: Network<f32, Cpu> = Network::new(sit_config(), Cpu::default(), 7).unwrap();
+    let mut tensors = BTreeMap::new();
+    for (index, parameter) in network.parameters().into_iter().enumerate() {
+        let name = parameter.name();
+        if ["final_layer.0", "final_acc_layer", "dt_embedder"]
+            .iter()
+            .any(|unused| name.starts_with(unused))
+        {
+            continue;
+        }
+        let mut shape = parameter.shape().to_vec();
+        if name.starts_with("final_layer.1.linear") {
+            shape[0] *= 2;
+        }
+        let mut values = noise(shape.iter().product(), index as u64 + 1);
+        values.iter_mut().for_each(|value| *value *= 0.3);
+        tensors.insert(name.replace("final_layer.1", "final_layer"), (shape, values));
+    }
+    let mut writer = TorchWriter::create(path).unwrap();
+    let mut dict = Vec::new();
+    for (name, (shape, values)) in &tensors {
+        let tensor = writer.tensor(&TensorData::from_f32(shape.clone(), values)).unwrap();
+        dict.push((PythonObject::text(format!("module._orig_mod.{name}")), tensor));
+    }
+    writer.finish(&PythonObject::Dict(dict)).unwrap();
+    tensors
+}
+
+fn load(path: &Path) -> Network<f32, Cpu> {
+    let bytes = std::fs::read(path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut network = Network::new(sit_config(), Cpu::default(), 0).unwrap();
+    network.load_weights(&tensors).unwrap();
+    network
+}
+
+fn velocity(network: &Network<f32, Cpu>, patches: &[f32], time: f64) -> Vec<f32> {
+    let (tokens, values) = (network.config().tokens(), network.config().patch_values());
+    let x = Cpu::default().tensor_from_vec(patches.to_vec(), (2 * tokens, values));
+    let outputs = network.forward(&mut NoneTape, &x, &[vec![time]], &[3, 5]).unwrap();
+    outputs.velocities[0].as_vec()
+}
+
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
+    let spread = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    assert!(spread > 0.1, "a test on zeros shows nothing");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() <= tolerance * spread, "{found} != {expected}");
+    }
+}
+
+#[test]
+fn a_sit_checkpoint_gives_its_own_velocity_at_the_mirrored_time_with_the_other_sign() {
+    let folder = tempfile::tempdir().unwrap();
+    let public = folder.path().join("SiT.pt");
+    let tensors = write_public_sit(&public);
+    let [folded, unfolded] = ["folded.safetensors", "unfolded.safetensors"].map(|name| folder.path().join(name));
+    let options = Options {
+        heads: Some(3),
+        ..Options::default()
+    };
+    let report = convert(&public, &folded, &options).unwrap();
+    assert!(
+        report.notes.iter().any(|note| note.contains("learned variance")),
+        "{:?}",
+        report.notes
+    );
+    // Read as DiT nothing is folded: this is what SiT's own code computes.
+    convert(
+        &public,
+        &unfolded,
+        &Options {
+            single_head: SingleHead::Dit,
+            ..options
+        },
+    )
+    .unwrap();
+    let (ours, sit) = (load(&folded), load(&unfolded));
+
+    // Of every pixel's eight outputs the first four are kept.
+    let kept = &all_values(&unfolded)["final_layer.1.linear.bias"].1;
+    let all = &tensors["final_layer.linear.bias"].1;
+    let expected: Vec<f32> = all.chunks_exact(8).flat_map(|pixel| &pixel[..4]).copied().collect();
+    assert_eq!(kept, &expected);
+
+    let start = noise(2 * 4 * 16, 99);
+    for time in [0.0, 0.04, 0.37, 0.5, 0.96, 1.0] {
+        let theirs: Vec<f32> = velocity(&sit, &start, 1.0 - time).into_iter().map(|v| -v).collect();
+        assert_close(&velocity(&ours, &start, time), &theirs, 1e-5);
+    }
+
+    // One sampler each: theirs walks from 0 to 1, ours from 1 to 0, and both end at the same latents.
+    let steps = 10;
+    let (mut theirs, mut mine) = (start.clone(), start);
+    for step in 0..steps {
+        let time = step as f64 / steps as f64;
+        let slope = velocity(&sit, &theirs, time);
+        theirs.iter_mut().zip(slope).for_each(|(x, v)| *x += v / steps as f32);
+        let slope = velocity(&ours, &mine, 1.0 - time);
+        mine.iter_mut().zip(slope).for_each(|(x, v)| *x -= v / steps as f32);
+    }
+    assert_close(&mine, &theirs, 1e-4);
+}
+
+fn refusal(input: &Path, options: &Options) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.safetensors");
+    let message = convert(input, &output, options).unwrap_err().to_string();
+    assert!(!message.contains('\n'), "{message}");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing half-written stays behind"
+    );
+    message
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let checkpoint = fixtures().join("golden/checkpoint_0000003.pt");
+    let ends = |ends: &[usize]| Options {
+        branch_ends: Some(ends.to_vec()),
+        ..Options::default()
+    };
+    assert!(refusal(&checkpoint, &ends(&[2])).contains("branch ends [2] do not fit 6 blocks and 2 VeRA blocks"));
+    assert!(refusal(&checkpoint, &ends(&[4, 2])).contains("branch ends [4, 2]"));
+    assert!(refusal(&fixtures().join("torch/hostile_zip.pt"), &Options::default()).contains("posix.system"));
+    let linear = refusal(&fixtures().join("torch/zip.pt"), &Options::default());
+    assert!(linear.contains("`x_embedder.proj.weight`: is missing"), "{linear}");
+    let error = convert(&checkpoint, "out.bin", &Options::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("`bin` says no format"), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.pt");
+    let torch = TorchFile::open(&checkpoint).unwrap();
+    for (change, expected) in [
+        (
+            "drop blocks.3.attn.qkv.weight",
+            "tensor `blocks.3.attn.qkv.weight`: is missing, expected shape [96, 32]",
+        ),
+        ("add blocks.3.attn.extra", "tensor `blocks.3.attn.extra`: has no place"),
+        (
+            "short blocks.3.mlp.fc1.bias",
+            "tensor `blocks.3.mlp.fc1.bias`: shape [127], expected [128]",
+        ),
+    ] {
+        let (action, tensor) = change.split_once(' ').unwrap();
+        let mut writer = TorchWriter::create(&broken).unwrap();
+        let mut dict = Vec::new();
+        for (name, value) in torch.root().get("ema").unwrap().entries().unwrap() {
+            let name = name.as_str().unwrap();
+            let mut data = torch.read(value.as_tensor().unwrap()).unwrap();
+            if name == tensor && action == "drop" {
+                continue;
+            }
+            if name == tensor && action == "short" {
+                data.shape[0] -= 1;
+                data.bytes.truncate(data.bytes.len() - 4);
+            }
+            dict.push((PythonObject::text(name), writer.tensor(&data).unwrap()));
+        }
+        if action == "add" {
+            dict.push((
+                PythonObject::text(tensor),
+                writer.tensor(&TensorData::from_f32(vec![1], &[0.0])).unwrap(),
+            ));
+        }
+        writer.finish(&PythonObject::Dict(dict)).unwrap();
+        let options = Options {
+            branch_ends: Some(vec![2, 4]),
+            ..Options::default()
+        };
+        let message = refusal(&broken, &options);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+/// Runs a script with the interpreter of DEEPFLOW_PYTHON; `None`, said aloud, when the modules are not there.
+#[allow(clippy::print_stderr)]
+fn python(script: &str, arguments: &[&Path]) -> Option<String> {
+    let interpreter = std::env::var_os("DEEPFLOW_PYTHON").unwrap_or_else(|| "python3".into());
+    let has_modules = Command::new(&interpreter)
+        .args(["-c", "import torch, safetensors"])
+        .output();
+    if !has_modules.is_ok_and(|output| output.status.success()) {
+        eprintln!(
+            "SKIPPED: {} has no torch and safetensors (set DEEPFLOW_PYTHON)",
+            interpreter.to_string_lossy()
+        );
+        return None;
+    }
+    let output = Command::new(interpreter)
+        .arg("-c")
+        .arg(script)
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn torch_loads_what_we_write_under_the_names_of_the_authors() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = fixtures().join("golden/checkpoint_0000003.pt");
+    let [ours, back] = ["ours.safetensors", "back.pt"].map(|name| folder.path().join(name));
+    convert(
+        &original,
+        &ours,
+        &Options {
+            heads: Some(4),
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    convert(&ours, &back, &Options::default()).unwrap();
+
+    // Without Python: our own reader sees the same tensors in the same order as in the authors' file.
+    let [before, after] = [&original, &back].map(|path| TorchFile::open(path).unwrap());
+    let names = |file: &TorchFile| -> Vec<String> {
+        let dict = file.root().get("ema").unwrap();
+        dict.entries()
+            .unwrap()
+            .map(|(name, _)| name.as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&before), names(&after));
+
+    let script = "
+import sys, torch
+from safetensors.torch import load_file
+original, ours, back = sys.argv[1:]
+expected = torch.load(original, weights_only=False)
+read = torch.load(back, weights_only=False)
+torch.load(back, weights_only=False, mmap=True)
+weights = load_file(ours)
+assert list(read['ema']) == list(expected['ema'])
+for name, tensor in expected['ema'].items():
+    assert torch.equal(tensor, read['ema'][name]), name
+    assert torch.equal(tensor, weights[name]), name
+assert read['args'].df_idxs == '[2,4]' and read['steps'] == 3
+print(len(weights))
+";
+    if let Some(output) = python(script, &[&original, &ours, &back]) {
+        assert_eq!(output.trim(), "136");
+    }
+}
