@@ -11,9 +11,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The shard's file name or address.
-    pub shard: String,
+    pub shard: Box<str>,
     /// The sample's key; empty if the fault lies before any key is known.
-    pub key: String,
+    pub key: Box<str>,
     /// Byte offset into the (decompressed) shard.
     pub offset: u64,
 }
@@ -21,8 +21,8 @@ pub struct Place {
 impl Place {
     pub(crate) fn new(shard: &str, key: &str, offset: u64) -> Self {
         Self {
-            shard: shard.to_owned(),
-            key: key.to_owned(),
+            shard: shard.into(),
+            key: key.into(),
             offset,
         }
     }
