@@ -1,0 +1,230 @@
+//! Writing a data set: independent shards first, the index last.
+
+use crate::shard_writer::{table_path, ShardWriter};
+use crate::{files, hash, Class, Codec, Compression, Error, Index, OffsetTable, Result, ShardRecord, INDEX_FILE};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What decides the bytes of a data set, beside its samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DatasetPlan {
+    /// The name the shards begin with: `NAME-000000.tar`.
+    pub name: String,
+    /// How the shards are compressed.
+    #[serde(default)]
+    pub compression: Compression,
+    /// How the latents are made.
+    pub codec: Codec,
+    /// The classes, by index.
+    #[serde(default)]
+    pub classes: Vec<Class>,
+}
+
+/// Writes the shards of a data set, in any order, from any number of threads or processes.
+///
+/// Shard `i` depends on nothing but its own samples, so a run that was killed is continued by asking
+/// [`Self::is_complete`] for each shard and redoing the others; the result is the same bytes.
+///
+/// ```
+/// use deepflow_datasets::{Codec, Compression, DatasetPlan, DatasetWriter, Dtype, Sample};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// let codec = Codec {
+///     name: "identity".into(), weights_sha256: None, scale_factor: 1.0,
+///     latent_shape: [1, 2, 2], dtype: Dtype::F32, resolution: 2, settings: Default::default(),
+/// };
+/// let plan = DatasetPlan { name: "latents".into(), compression: Compression::None, codec, classes: vec![] };
+/// let writer = DatasetWriter::create(folder, plan)?;
+/// for i in 0..2 {
+///     if writer.is_complete(i)? {
+///         continue;
+///     }
+///     let mut shard = writer.begin_shard(i)?;
+///     let sample = Sample::new(format!("{i:08}"));
+///     shard.write(&sample.with_array("moments.npy", &[0.0; 8], &[2, 2, 2], Dtype::F32)?.with_class(0))?;
+///     shard.finish()?;
+/// }
+/// let index = writer.finish(2)?;
+/// assert_eq!(index.samples, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct DatasetWriter {
+    folder: PathBuf,
+    plan: DatasetPlan,
+}
+
+impl DatasetWriter {
+    /// Begins or continues the data set in `folder`, which is created if need be.
+    ///
+    /// # Errors
+    /// [`Error::OtherRun`] if the folder holds shards of another plan, [`Error::Io`], or the errors of
+    /// [`Index::load`].
+    pub fn create(folder: &Path, plan: DatasetPlan) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        let writer = Self {
+            folder: folder.to_owned(),
+            plan,
+        };
+        if folder.join(INDEX_FILE).exists() {
+            let index = Index::load(folder)?;
+            let Index {
+                name,
+                compression,
+                codec,
+                classes,
+                ..
+            } = index;
+            writer.compare(
+                &DatasetPlan {
+                    name,
+                    compression,
+                    codec,
+                    classes,
+                },
+                &folder.join(INDEX_FILE),
+            )?;
+            return Ok(writer);
+        }
+        let record = writer.record_path();
+        match fs::read(&record) {
+            Ok(bytes) => {
+                let reason = |error: serde_json::Error| Error::InvalidIndex {
+                    path: record.to_string_lossy().into_owned(),
+                    reason: error.to_string(),
+                };
+                writer.compare(&serde_json::from_slice(&bytes).map_err(reason)?, &record)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let bytes = serde_json::to_vec_pretty(&writer.plan).unwrap_or_default();
+                files::write_atomically(&record, &bytes)?;
+            }
+            Err(error) => return Err(Error::io(&record, "read")(error)),
+        }
+        Ok(writer)
+    }
+
+    /// The file name of shard `i`.
+    pub fn shard_name(&self, i: usize) -> String {
+        format!("{}-{i:06}.{}", self.plan.name, self.plan.compression.extension())
+    }
+
+    /// Whether shard `i` was finished by an earlier run and is undamaged; anything else is to be written again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the shard is there but cannot be read.
+    pub fn is_complete(&self, i: usize) -> Result<bool> {
+        let path = self.folder.join(self.shard_name(i));
+        let Some(table) = self.table(&path) else {
+            return Ok(false);
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Error::io(&path, "open")(error)),
+        };
+        let bytes = file.metadata().map_err(Error::io(&path, "inspect"))?.len();
+        if bytes != table.shard_bytes {
+            return Ok(false);
+        }
+        let (sha256, _) = hash::sha256_of_reader(file).map_err(Error::io(&path, "read"))?;
+        Ok(sha256 == table.shard_sha256)
+    }
+
+    /// Begins shard `i`, replacing what is there once it is finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin_shard(&self, i: usize) -> Result<ShardWriter> {
+        ShardWriter::create(&self.folder.join(self.shard_name(i)), self.plan.compression)
+    }
+
+    /// Writes the index over the shards `0..count`, all of which must be complete.
+    ///
+    /// # Errors
+    /// [`Error::ShardMissing`] for a shard that is not there.
+    pub fn finish(&self, count: usize) -> Result<Index> {
+        let shards = (0..count).map(|i| self.shard_record(i)).collect::<Result<Vec<_>>>()?;
+        let DatasetPlan {
+            name,
+            compression,
+            codec,
+            classes,
+        } = self.plan.clone();
+        let index = Index::new(name, compression, codec, classes, shards);
+        index.save(&self.folder)?;
+        let record = self.record_path();
+        if record.exists() {
+            fs::remove_file(&record).map_err(Error::io(&record, "remove"))?;
+        }
+        Ok(index)
+    }
+
+    fn shard_record(&self, i: usize) -> Result<ShardRecord> {
+        let name = self.shard_name(i);
+        let path = self.folder.join(&name);
+        let missing = || Error::ShardMissing {
+            shard: name.clone(),
+            location: self.folder.display().to_string(),
+        };
+        let bytes = fs::metadata(&path).map_err(|_| missing())?.len();
+        let table = self
+            .table(&path)
+            .filter(|table| table.shard_bytes == bytes)
+            .ok_or_else(missing)?;
+        Ok(ShardRecord {
+            samples: table.len() as u64,
+            bytes,
+            sha256: table.shard_sha256,
+            compressed: matches!(self.plan.compression, Compression::Zstd(_)),
+            name,
+        })
+    }
+
+    /// The table that was written with a shard; a damaged one is as good as none, for the shard is then redone.
+    fn table(&self, shard: &Path) -> Option<OffsetTable> {
+        let path = table_path(shard);
+        OffsetTable::from_bytes(&fs::read(&path).ok()?, &path.to_string_lossy()).ok()
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.folder.join(format!(".{}.plan.json", self.plan.name))
+    }
+
+    fn compare(&self, earlier: &DatasetPlan, path: &Path) -> Result<()> {
+        let (found, expected) = (fields(earlier), fields(&self.plan));
+        let differing = expected
+            .iter()
+            .find(|(field, value)| found.iter().find(|f| f.0 == *field).map(|f| &f.1) != Some(value));
+        match differing {
+            None if *earlier == self.plan => Ok(()),
+            other => {
+                let (field, value) = other.cloned().unwrap_or(("settings".to_owned(), Value::Null));
+                let found = found.into_iter().find(|f| f.0 == field).map_or(Value::Null, |f| f.1);
+                Err(Error::OtherRun {
+                    path: path.display().to_string(),
+                    field,
+                    found: found.to_string(),
+                    expected: value.to_string(),
+                })
+            }
+        }
+    }
+}
+
+/// The settings of a plan by name, those of the codec one by one.
+fn fields(plan: &DatasetPlan) -> Vec<(String, Value)> {
+    let Ok(Value::Object(mut plan)) = serde_json::to_value(plan) else {
+        return Vec::new();
+    };
+    let codec = plan.remove("codec");
+    let mut fields: Vec<_> = plan.into_iter().collect();
+    if let Some(Value::Object(codec)) = codec {
+        fields.extend(codec.into_iter().map(|(key, value)| (format!("codec.{key}"), value)));
+    }
+    fields
+}
