@@ -1,1 +1,27 @@
 //! DeepFlow from pictures to pictures: encode, train, sample, decode, evaluate.
+//!
+//! This crate holds the stages as functions, their configuration and their command line; the binaries
+//! `deepflow-encode`, `deepflow-train`, `deepflow-sample`, `deepflow-decode`, `deepflow-evaluate` and `deepflow` (all
+//! of them as subcommands, and `demo`, `bench`, `inspect`) are a few lines each. Stages only talk to each other
+//! through files.
+//!
+//! ```
+//! use deepflow::config::ConfigArgs;
+//!
+//! let args = ConfigArgs { config: None, settings: vec!["train.stesp=10".to_owned()] };
+//! let error = args.load(&[]).unwrap_err();
+//! assert_eq!(error.to_string(), "--set: unknown key `train.stesp`; did you mean `train.steps`?");
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod device;
+pub mod files;
+pub mod inspect;
+pub mod interrupt;
+pub mod metrics;
+pub mod progress;
+pub mod rank;
+pub mod train;
+mod umbrella;

@@ -1,0 +1,77 @@
+//! `[codec]`: how pictures become latents and back.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{at_least_one, in_range, Violation};
+
+/// The codecs there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CodecKind {
+    /// Pixels scaled to [-1, 1].
+    Identity,
+    /// A patch transform fitted on the pictures.
+    #[default]
+    Pca,
+    /// A diffusers AutoencoderKL, from `codec.weights`.
+    AutoencoderKl,
+}
+
+/// `[codec]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CodecConfig {
+    /// The codec.
+    pub kind: CodecKind,
+    /// Side of a cropped picture in pixels; a multiple of the codec's factor.
+    pub size: usize,
+    /// Weights of the codec: a diffusers folder for `autoencoder-kl`; for `pca` a file fitted before.
+    pub weights: Option<PathBuf>,
+    /// Side of a patch that `pca` turns into one latent position, in pixels.
+    pub patch: usize,
+    /// Latent channels that `pca` keeps.
+    pub channels: usize,
+    /// `pca` divides each channel by its deviation, but by no less than this part of the largest deviation.
+    pub whitening_floor: f64,
+    /// Pictures that `pca` is fitted on.
+    pub fit_images: usize,
+    /// Pictures encoded or decoded at once.
+    pub batch: usize,
+}
+
+impl Default for CodecConfig {
+    fn default() -> Self {
+        Self {
+            kind: CodecKind::Pca,
+            size: 256,
+            weights: None,
+            patch: 4,
+            channels: 8,
+            whitening_floor: 0.2,
+            fit_images: 2000,
+            batch: 8,
+        }
+    }
+}
+
+impl CodecConfig {
+    pub(super) fn check(&self) -> Result<(), Violation> {
+        for (key, value) in [
+            ("codec.size", self.size),
+            ("codec.patch", self.patch),
+            ("codec.channels", self.channels),
+            ("codec.fit_images", self.fit_images),
+            ("codec.batch", self.batch),
+        ] {
+            at_least_one(key, value)?;
+        }
+        in_range("codec.whitening_floor", self.whitening_floor, 0.0, 1.0)?;
+        if self.kind == CodecKind::Pca && !self.size.is_multiple_of(self.patch) {
+            let rule = format!("is {}, expected a multiple of codec.patch = {}", self.size, self.patch);
+            return Err(Violation::new("codec.size", rule));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! `--device` and `--threads`: where tensors live and how many threads compute.
+
+use deepflow_model::device::{AnyDevice, DeviceChoice};
+
+use crate::cli::UsageError;
+use crate::rank::Rank;
+
+/// The flags of every stage that computes with tensors.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct DeviceArgs {
+    /// Where tensors live: cpu, cuda, cuda:N, or auto (cuda where there is one)
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, help_heading = "Machine")]
+    pub device: DeviceChoice,
+    /// Threads that compute; changes speed, never results [default: one per core]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+}
+
+impl DeviceArgs {
+    /// Starts the threads and opens the device.
+    ///
+    /// # Errors
+    /// When the number of threads is 0, or the device asked for is not there.
+    pub fn open(self, rank: Rank) -> anyhow::Result<AnyDevice> {
+        start_threads(self.threads)?;
+        let selected = self.device.for_rank(rank.rank).select()?;
+        if let Some(reason) = selected.fallback {
+            tracing::debug!("running on the cpu: {reason}");
+        }
+        Ok(selected.device)
+    }
+}
+
+/// Makes rayon's pool as large as asked.
+///
+/// # Errors
+/// [`UsageError`] for 0.
+pub fn start_threads(threads: Option<usize>) -> Result<(), UsageError> {
+    let Some(threads) = threads else { return Ok(()) };
+    if threads == 0 {
+        return Err(UsageError("--threads is 0, expected at least 1".to_owned()));
+    }
+    // Fails only when a pool runs already (`demo` runs several stages): then the first size stays.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    Ok(())
+}
+
+/// Runs an expression with the opened device, whichever type it has.
+#[macro_export]
+macro_rules! on_device {
+    ($any:expr, $device:ident => $body:expr) => {
+        match $any {
+            deepflow_model::device::AnyDevice::Cpu($device) => $body,
+            #[cfg(feature = "cuda")]
+            deepflow_model::device::AnyDevice::Cuda($device) => $body,
+        }
+    };
+}

@@ -1,0 +1,32 @@
+//! `deepflow inspect`: looks at configurations, weights and shards, and changes none of them.
+
+mod forward;
+mod summary;
+mod tensors;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::Stage;
+use crate::interrupt::Interrupt;
+
+/// Look at configurations, weights and shards
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    Summary(summary::SummaryArgs),
+    Forward(forward::ForwardArgs),
+}
+
+impl Stage for InspectArgs {
+    fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        match self.what {
+            What::Summary(args) => args.run(interrupt),
+            What::Forward(args) => args.run(interrupt),
+        }
+    }
+}

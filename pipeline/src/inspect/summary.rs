@@ -1,0 +1,287 @@
+//! `deepflow inspect summary`: what a network costs, before anything is built.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use clap::Args;
+use deepflow_model::{Network, NetworkConfig};
+use dfdx::tensor::Cpu;
+use serde::Serialize;
+
+use crate::cli::Stage;
+use crate::config::ConfigArgs;
+use crate::interrupt::Interrupt;
+
+/// Parameters by part, FLOPs per image, and the memory training needs
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  deepflow inspect summary --config configs/deepflow-xl-2-3t.toml --batch 32")]
+pub struct SummaryArgs {
+    /// Samples computed at once, for the memory [default: train.batch / train.accumulation]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// What a network costs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Number of parameters by the first part of their names, in the order of a checkpoint.
+    pub parts: Vec<(String, usize)>,
+    /// Number of all parameters, `pos_embed` included.
+    pub parameters: usize,
+    /// Floating-point operations (a multiplication and an addition are two) of one evaluation at inference, per image.
+    pub flops_forward: f64,
+    /// Floating-point operations of a training step per image: all heads, forward and backward.
+    pub flops_training: f64,
+    /// Samples computed at once.
+    pub batch: usize,
+    /// Bytes of weights, gradients, both moments and averaged weights.
+    pub state_bytes: usize,
+    /// Estimated bytes of what a forward pass keeps for the backward pass.
+    pub activation_bytes: usize,
+}
+
+impl Stage for SummaryArgs {
+    fn run(self, _interrupt: &Interrupt) -> anyhow::Result<()> {
+        let config = self.config.load(&[])?;
+        let batch = self.batch.unwrap_or(config.train.batch / config.train.accumulation);
+        let summary = Summary::of(&config.model, batch)?;
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string(&summary)?)?;
+        } else {
+            summary.print(&mut out)?;
+        }
+        Ok(())
+    }
+}
+
+/// One parameter of the full network, standing for `count` that have its shape.
+struct Counted {
+    part: String,
+    name: String,
+    shape: Vec<usize>,
+    count: usize,
+}
+
+impl Counted {
+    fn numbers(&self) -> usize {
+        self.count * self.shape.iter().product::<usize>()
+    }
+
+    /// Operations of this matrix's products for an image of `tokens`; vectors and tables have none worth counting.
+    fn flops(&self, tokens: usize) -> f64 {
+        let is_table = self.part == "pos_embed" || self.part == "y_embedder";
+        if self.shape.len() < 2 || is_table {
+            return 0.0;
+        }
+        let once = self.name.contains("adaLN_modulation") || self.part == "t_embedder" || self.part == "dt_embedder";
+        2.0 * self.numbers() as f64 * if once { 1.0 } else { tokens as f64 }
+    }
+
+    /// Whether sampling leaves it out.
+    fn only_trains(&self) -> bool {
+        self.name.starts_with("final_layer.0") || ["final_acc_layer", "projectors"].contains(&self.part.as_str())
+    }
+}
+
+impl Summary {
+    /// Counts the network of `config`.
+    ///
+    /// # Errors
+    /// When the configuration breaks a rule.
+    pub fn of(config: &NetworkConfig, batch: usize) -> anyhow::Result<Self> {
+        let counted = count(config)?;
+        let mut parts: Vec<(String, usize)> = Vec::new();
+        for parameter in &counted {
+            match parts.iter_mut().find(|(part, _)| *part == parameter.part) {
+                Some((_, numbers)) => *numbers += parameter.numbers(),
+                None => parts.push((parameter.part.clone(), parameter.numbers())),
+            }
+        }
+        let parameters = parts.iter().map(|(_, numbers)| numbers).sum();
+        let (tokens, inner) = (config.tokens(), config.branches() - 1);
+        let attentions = config.depth + if config.vera.cross_attention { inner } else { 0 };
+        let attention = 4.0 * (attentions * tokens * tokens * config.width) as f64;
+        let products = |kept: fn(&Counted) -> bool| {
+            counted
+                .iter()
+                .filter(|parameter| kept(parameter))
+                .map(|parameter| parameter.flops(tokens))
+                .sum::<f64>()
+        };
+        // A network without branches holds parts that nothing computes with.
+        let in_training = if inner == 0 {
+            |c: &Counted| !c.only_trains() && c.part != "dt_embedder"
+        } else {
+            |_: &Counted| true
+        };
+        let in_inference = if inner == 0 {
+            in_training
+        } else {
+            |c: &Counted| !c.only_trains()
+        };
+        Ok(Self {
+            parts,
+            parameters,
+            flops_forward: products(in_inference) + attention,
+            flops_training: 3.0 * (products(in_training) + attention),
+            batch,
+            state_bytes: 5 * 4 * parameters,
+            activation_bytes: 4 * batch * tokens * kept_per_token(config),
+        })
+    }
+
+    fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
+        for (part, numbers) in &self.parts {
+            writeln!(out, "{part:<18}{:>16}", grouped(*numbers))?;
+        }
+        writeln!(out, "{:<18}{:>16}", "parameters", grouped(self.parameters))?;
+        writeln!(out)?;
+        writeln!(
+            out,
+            "one evaluation     {:>12.2} GFLOP per image",
+            self.flops_forward / 1e9
+        )?;
+        writeln!(
+            out,
+            "a training step    {:>12.2} GFLOP per image",
+            self.flops_training / 1e9
+        )?;
+        writeln!(out)?;
+        let gigabytes = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+        writeln!(
+            out,
+            "weights, gradients, moments, average {:>9.2} GiB",
+            gigabytes(self.state_bytes)
+        )?;
+        let activations = gigabytes(self.activation_bytes);
+        writeln!(
+            out,
+            "activations at batch {:<5} (estimate) {activations:>9.2} GiB",
+            self.batch
+        )
+    }
+}
+
+/// Numbers that the backward pass needs, per token: inputs of every product and of every nonlinearity.
+fn kept_per_token(config: &NetworkConfig) -> usize {
+    let (width, hidden) = (config.width, config.mlp_ratio * config.width);
+    let block = 10 * width + 2 * hidden;
+    let acceleration = if config.vera.acceleration {
+        8 * config.acceleration_width + 2 * width
+    } else {
+        0
+    };
+    let vera = acceleration + 14 * width;
+    config.depth * block + (config.branches() - 1) * vera
+}
+
+/// All parameters, by building a network with one of each kind of part: blocks have equal shapes, and so have VeRAs.
+fn count(config: &NetworkConfig) -> anyhow::Result<Vec<Counted>> {
+    config.validate()?;
+    let inner = config.branches() - 1;
+    let one_of_each = NetworkConfig {
+        depth: if inner == 0 { 1 } else { 2 },
+        branch_ends: if inner == 0 { Vec::new() } else { vec![1] },
+        ..config.clone()
+    };
+    let repeats = BTreeMap::from([("blocks", config.depth), ("df_blocks", inner), ("projectors", inner)]);
+    let network: Network<f32, Cpu> = Network::new(one_of_each, Cpu::default(), 0)?;
+    let parameters = network.parameters().into_iter().filter_map(|parameter| {
+        let mut names = parameter.name().split('.');
+        let part = names.next().unwrap_or_default();
+        let repeat = repeats.get(part).copied();
+        if repeat.is_some() && names.next() != Some("0") {
+            return None;
+        }
+        Some(Counted {
+            part: part.to_owned(),
+            name: parameter.name().to_owned(),
+            shape: parameter.shape().to_vec(),
+            count: repeat.unwrap_or(1),
+        })
+    });
+    Ok(parameters.collect())
+}
+
+/// `681,559,344`
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let group = |(index, digit): (usize, char)| {
+        let comma = index > 0 && (digits.len() - index).is_multiple_of(3);
+        comma.then_some(',').into_iter().chain([digit])
+    };
+    digits.chars().enumerate().flat_map(group).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn published_networks_have_their_published_size() {
+        // Network spec §6.
+        let base = NetworkConfig::default();
+        assert_eq!(Summary::of(&base, 1).unwrap().parameters, 166_201_392);
+        let extra_large = NetworkConfig {
+            width: 1152,
+            depth: 24,
+            heads: 16,
+            branch_ends: vec![8, 16],
+            ..base
+        };
+        assert_eq!(Summary::of(&extra_large, 1).unwrap().parameters, 681_559_344);
+    }
+
+    #[test]
+    fn counting_by_kind_is_counting_all() {
+        let config = NetworkConfig {
+            width: 16,
+            depth: 5,
+            heads: 2,
+            latent_size: 4,
+            classes: 3,
+            branch_ends: vec![2, 3],
+            acceleration_width: 8,
+            alignment_width: Some(6),
+            projector_width: 10,
+            ..NetworkConfig::default()
+        };
+        let network: Network<f32, Cpu> = Network::new(config.clone(), Cpu::default(), 0).unwrap();
+        let all: usize = network.parameters().iter().map(|parameter| parameter.len()).sum();
+        assert_eq!(Summary::of(&config, 1).unwrap().parameters, all);
+    }
+
+    #[test]
+    fn a_transformer_costs_what_is_known_of_it() {
+        // DiT-XL/2 at 256 px: 118.64 Gflops by its paper, which counts a multiplication and an addition as one.
+        let sit = NetworkConfig {
+            width: 1152,
+            depth: 28,
+            heads: 16,
+            branch_ends: vec![],
+            ..NetworkConfig::default()
+        };
+        let summary = Summary::of(&sit, 1).unwrap();
+        assert!(
+            (summary.flops_forward / 2e9 - 118.64).abs() < 1.5,
+            "{}",
+            summary.flops_forward / 2e9
+        );
+        assert!(summary.flops_training >= 3.0 * summary.flops_forward);
+    }
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(
+            ["0", "12", "1,234", "681,559,344"],
+            [0, 12, 1234, 681_559_344].map(grouped).each_ref().map(String::as_str)
+        );
+    }
+}

@@ -1,0 +1,274 @@
+//! The folder of a run: configuration, metrics, sample pictures, checkpoints (pipeline spec, "The outside that stays put").
+
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context};
+
+use crate::config::Config;
+use crate::files::{make_folder, write_atomically};
+
+/// Keys that may change between the parts of a run that continues: they change how long it runs, what it reports and
+/// how fast it is, not what a step computes.
+const FREE_TO_CHANGE: [&str; 15] = [
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.keep_every",
+    "train.sample_every",
+    "train.sample_count",
+    "train.max_bad_steps",
+    "data.shards",
+    "data.readers",
+    "data.read_ahead",
+    "data.cache",
+    "data.cache_bytes",
+    "sample",
+    "output",
+];
+
+/// An open run; no other process can open it meanwhile.
+#[derive(Debug)]
+pub struct RunDirectory {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl RunDirectory {
+    /// Starts a run in `root`, or opens the one that is there to continue it.
+    ///
+    /// # Errors
+    /// When `root` holds something else, a run with another configuration, or a run that another process works on.
+    pub fn open(root: &Path, config: &Config) -> anyhow::Result<Self> {
+        make_folder(root)?;
+        let saved = root.join(Config::FILE_NAME);
+        if saved.exists() {
+            refuse_another_run(root, config, &Config::read(&saved)?)?;
+        } else {
+            refuse_foreign_files(root)?;
+        }
+        let lock = lock(&root.join(".lock"))?;
+        let run = Self {
+            root: root.to_owned(),
+            _lock: lock,
+        };
+        make_folder(&run.checkpoints_folder())?;
+        make_folder(&run.samples_folder())?;
+        config.save(root)?;
+        Ok(run)
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `metrics.jsonl`
+    #[must_use]
+    pub fn metrics_file(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// `samples/`
+    #[must_use]
+    pub fn samples_folder(&self) -> PathBuf {
+        self.root.join("samples")
+    }
+
+    /// `checkpoints/`
+    #[must_use]
+    pub fn checkpoints_folder(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// `checkpoints/step-0000500`
+    #[must_use]
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.checkpoints_folder().join(checkpoint_name(step))
+    }
+
+    /// The newest whole checkpoint.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn latest(&self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(checkpoints(&self.root)?.pop().map(|(_, path)| path))
+    }
+
+    /// Notes that the checkpoint of `step` is whole, then deletes those that need not be kept: all but the last
+    /// `keep_last` (0 keeps all) and those of multiples of `keep_every` (0 keeps no such).
+    ///
+    /// # Errors
+    /// What the system says, with the path.
+    pub fn checkpoint_written(&self, step: u64, keep_last: usize, keep_every: u64) -> anyhow::Result<()> {
+        let name = checkpoint_name(step);
+        write_atomically(
+            &self.checkpoints_folder().join("latest"),
+            format!("{name}\n").as_bytes(),
+        )?;
+        if keep_last == 0 {
+            return Ok(());
+        }
+        let all = checkpoints(&self.root)?;
+        let old = all.len().saturating_sub(keep_last);
+        for (step, path) in &all[..old] {
+            if keep_every == 0 || step % keep_every != 0 {
+                fs::remove_dir_all(path).with_context(|| path.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole checkpoints of the run in `root`, oldest first. What a kill left half-written has another name.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn checkpoints(root: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
+    let folder = root.join("checkpoints");
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| folder.display().to_string())?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| folder.display().to_string())?.path();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A checkpoint from what a user names: its own folder, or a run's, which stands for its newest one.
+///
+/// # Errors
+/// When there is none.
+pub fn find_checkpoint(path: &Path) -> anyhow::Result<PathBuf> {
+    if path.join("state.json").is_file() {
+        return Ok(path.to_owned());
+    }
+    if let Some((_, newest)) = checkpoints(path)?.pop() {
+        return Ok(newest);
+    }
+    bail!(
+        "{}: found no checkpoint, expected a folder such as RUN/checkpoints/step-0005000, or RUN itself",
+        path.display()
+    )
+}
+
+fn checkpoint_name(step: u64) -> String {
+    format!("step-{step:07}")
+}
+
+fn refuse_another_run(root: &Path, config: &Config, saved: &Config) -> anyhow::Result<()> {
+    if let Some((key, here, there)) = config.difference(saved, &FREE_TO_CHANGE) {
+        bail!(
+            "{}: holds another run: its {key} is {there}, this one's is {here}; choose another --out, or continue \
+             with the configuration found there",
+            root.display()
+        );
+    }
+    Ok(())
+}
+
+fn refuse_foreign_files(root: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(root).with_context(|| root.display().to_string())? {
+        let name = entry.with_context(|| root.display().to_string())?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') {
+            bail!(
+                "{}: holds `{name}` but no {}, expected a new folder or a run",
+                root.display(),
+                Config::FILE_NAME
+            );
+        }
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let file = File::create(path).with_context(|| path.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("{}: another process works on this run", path.display()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn steps(run: &RunDirectory) -> Vec<u64> {
+        checkpoints(run.root())
+            .unwrap()
+            .into_iter()
+            .map(|(step, _)| step)
+            .collect()
+    }
+
+    #[test]
+    fn the_last_and_the_round_checkpoints_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::open(&folder.path().join("run"), &Config::default()).unwrap();
+        for step in (100..=900).step_by(100) {
+            fs::create_dir(run.checkpoint(step)).unwrap();
+            run.checkpoint_written(step, 2, 400).unwrap();
+        }
+        assert_eq!(steps(&run), [400, 800, 900]);
+        assert_eq!(
+            fs::read_to_string(run.checkpoints_folder().join("latest")).unwrap(),
+            "step-0000900\n"
+        );
+        assert_eq!(run.latest().unwrap(), Some(run.checkpoint(900)));
+        run.checkpoint_written(900, 0, 0).unwrap();
+        assert_eq!(steps(&run), [400, 800, 900]);
+    }
+
+    #[test]
+    fn half_written_checkpoints_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::open(&folder.path().join("run"), &Config::default()).unwrap();
+        fs::create_dir(run.checkpoints_folder().join(".step-0000500.partial")).unwrap();
+        assert_eq!(run.latest().unwrap(), None);
+    }
+
+    #[test]
+    fn another_configuration_another_process_and_other_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("run");
+        let config = Config::default();
+        let first = RunDirectory::open(&root, &config).unwrap();
+        let error = RunDirectory::open(&root, &config).unwrap_err().to_string();
+        assert!(error.ends_with("another process works on this run"), "{error}");
+        drop(first);
+
+        let mut longer = config.clone();
+        longer.train.steps += 1;
+        RunDirectory::open(&root, &longer).unwrap();
+        let mut other = config.clone();
+        other.train.batch = 4;
+        let error = RunDirectory::open(&root, &other).unwrap_err().to_string();
+        assert!(
+            error.contains("holds another run: its train.batch is 256, this one's is 4"),
+            "{error}"
+        );
+
+        let letters = folder.path().join("letters");
+        fs::create_dir(&letters).unwrap();
+        fs::write(letters.join("dear.txt"), "").unwrap();
+        let error = RunDirectory::open(&letters, &config).unwrap_err().to_string();
+        assert!(error.contains("holds `dear.txt` but no config.toml"), "{error}");
+        assert!(!letters.join("checkpoints").exists());
+    }
+}

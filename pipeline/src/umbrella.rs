@@ -1,0 +1,33 @@
+//! `deepflow STAGE`: all stages in one program.
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::{LogArgs, Stage};
+use crate::inspect::InspectArgs;
+use crate::interrupt::Interrupt;
+
+/// DeepFlow from pictures to pictures: encode, train, sample, decode, evaluate
+///
+/// Every stage reads and writes files that other tools can read, can be stopped at any time, and continues when the same
+/// command runs again.
+#[derive(Parser, Debug)]
+#[command(name = "deepflow", version)]
+pub struct Umbrella {
+    #[command(subcommand)]
+    stage: AnyStage,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum AnyStage {
+    Inspect(InspectArgs),
+}
+
+impl Umbrella {
+    pub(crate) fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        match self.stage {
+            AnyStage::Inspect(args) => args.run(interrupt),
+        }
+    }
+}
