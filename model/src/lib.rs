@@ -32,6 +32,7 @@ pub mod ops;
 mod parameters;
 pub mod patches;
 pub mod torch_pickle;
+pub mod training;
 mod vera;
 mod weights;
 

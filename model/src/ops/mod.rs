@@ -253,7 +253,8 @@ pub trait Operators<E: Dtype>: Device<E> {
         plain::concat(tape, a, b)
     }
 
-    /// Adds the position table (T,D) to the tokens (B·T,D) of every sample. The table is fixed: it gets no gradient.
+    /// Adds the position table (T,D) to the tokens (B·T,D) of every sample. The table is fixed: whether
+    /// it gets a gradient does not matter.
     fn add_position<T: Tape<E, Self>>(
         &self,
         tape: &mut T,

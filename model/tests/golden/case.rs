@@ -14,6 +14,7 @@ pub struct Case {
     pub name: String,
     pub config: NetworkConfig,
     bytes: Vec<u8>,
+    metadata: Value,
 }
 
 /// The tensors of a case below a prefix.
@@ -69,7 +70,16 @@ impl Case {
             name: path.file_stem().unwrap().to_string_lossy().into_owned(),
             config: network_config(&metadata["config"]),
             bytes,
+            metadata,
         }
+    }
+
+    /// A number of the header's metadata, as `section/key`.
+    pub fn number(&self, pointer: &str) -> f64 {
+        let value = self.metadata.pointer(&format!("/{pointer}"));
+        value
+            .and_then(Value::as_f64)
+            .unwrap_or_else(|| panic!("{pointer} in {}", self.name))
     }
 
     pub fn weights(&self, prefix: &'static str) -> Prefixed<'_> {

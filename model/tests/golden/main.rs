@@ -4,3 +4,4 @@
 
 mod case;
 mod forward;
+mod training;

@@ -1,0 +1,310 @@
+//! One update of the weights after the other.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use dfdx::prelude::{Backward, Dtype, Gradients, OwnedTape, PutTape, Rank0, SplitTape, Trace};
+
+use super::inputs::{Batch, TrainingInputs};
+use super::losses::{batch_losses, LossValues};
+use super::settings::{LossSettings, OptimizerSettings, StepRates};
+use super::state::OptimizerState;
+use crate::error::ModelError;
+use crate::network::Network;
+use crate::ops::{AdamWStep, Operators, ParameterState, Scalar};
+use crate::parameters::Parameter;
+
+/// Added to the norm before the clipping factor is computed, as torch does.
+const CLIP_EPSILON: f64 = 1e-6;
+
+/// A network in training: weights, moments, moving average and the number of steps.
+#[derive(Debug)]
+pub struct Trainer<E: Dtype, D: Operators<E>> {
+    network: Network<E, D>,
+    state: OptimizerState<E, D>,
+    loss: LossSettings,
+    optimizer: OptimizerSettings,
+    micro_batch: usize,
+    seed: u64,
+    pub(crate) step: u64,
+    pub(crate) updates: u64,
+}
+
+/// Whether a step changed the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepOutcome {
+    /// Weights, moments and moving average took the step.
+    Updated,
+    /// The loss or the gradient was not finite; everything is as before.
+    Skipped,
+}
+
+/// Where the time of a step went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Drawing times and noise, and the forward passes.
+    pub forward: Duration,
+    /// The backward passes.
+    pub backward: Duration,
+    /// Norm, clipping, AdamW and moving average.
+    pub update: Duration,
+}
+
+/// What a step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Number of this step, starting with 1; skipped steps count.
+    pub step: u64,
+    /// The losses of the whole batch.
+    pub losses: LossValues,
+    /// Global L2 norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Whether the weights changed.
+    pub outcome: StepOutcome,
+    /// Where the time went.
+    pub times: StepTimes,
+}
+
+impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
+    /// Starts training `network` as it is. `seed` decides noise, times and dropped labels together with each sample's
+    /// place; a batch is computed in parts of at most `micro_batch` samples.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the settings do not fit the network, [`ModelError::Device`].
+    pub fn new(
+        network: Network<E, D>,
+        loss: LossSettings,
+        optimizer: OptimizerSettings,
+        micro_batch: usize,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        loss.validate(network.config())?;
+        Ok(Self {
+            state: OptimizerState::new(&network)?,
+            network,
+            loss,
+            optimizer,
+            micro_batch: micro_batch.max(1),
+            seed,
+            step: 0,
+            updates: 0,
+        })
+    }
+
+    /// The network with its current weights.
+    pub fn network(&self) -> &Network<E, D> {
+        &self.network
+    }
+
+    /// The network in training, to be changed between steps.
+    pub fn network_mut(&mut self) -> &mut Network<E, D> {
+        &mut self.network
+    }
+
+    /// A network with the moving average as its weights.
+    pub fn ema_network(&self) -> Network<E, D> {
+        let mut network = self.network.clone();
+        for (parameter, ema) in network.parameters_mut().into_iter().zip(&self.state.ema) {
+            parameter.values = ema.clone();
+        }
+        network
+    }
+
+    /// Moments and moving average.
+    pub fn state(&self) -> &OptimizerState<E, D> {
+        &self.state
+    }
+
+    /// Steps done so far, skipped ones included.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// Updates done so far: steps without the skipped ones.
+    pub fn update_count(&self) -> u64 {
+        self.updates
+    }
+
+    /// The seed of noise, times and dropped labels.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// One step on a batch.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for a batch that does not fit the network, [`ModelError::Device`]. A loss or gradient that
+    /// is not finite is no error but [`StepOutcome::Skipped`].
+    pub fn step(&mut self, batch: &Batch, rates: StepRates) -> Result<StepReport, ModelError> {
+        batch.check(self.network.config())?;
+        if batch.is_empty() {
+            return Err(ModelError::Input {
+                what: "batch",
+                found: "no sample".into(),
+                expected: "at least one".into(),
+            });
+        }
+        let parts = (0..batch.len())
+            .step_by(self.micro_batch)
+            .map(|start| start..batch.len().min(start + self.micro_batch))
+            .collect();
+        self.advance(parts, batch.features.is_some(), rates, |trainer, part| {
+            let (config, device) = (trainer.network.config(), trainer.network.device());
+            batch
+                .draw(part, config, &trainer.loss, trainer.seed, trainer.step, device)
+                .map_err(ModelError::device)
+        })
+    }
+
+    /// One step on inputs whose noise, times and labels are already drawn.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_on(&mut self, inputs: &TrainingInputs<E, D>, rates: StepRates) -> Result<StepReport, ModelError> {
+        let whole = 0..inputs.labels.len();
+        self.advance(vec![whole], inputs.features.is_some(), rates, |_, _| Ok(inputs.clone()))
+    }
+
+    fn advance(
+        &mut self,
+        parts: Vec<Range<usize>>,
+        aligned: bool,
+        rates: StepRates,
+        draw: impl Fn(&Self, Range<usize>) -> Result<TrainingInputs<E, D>, ModelError>,
+    ) -> Result<StepReport, ModelError> {
+        let mut times = StepTimes::default();
+        let (losses, mut gradients) = self.gradients(parts, &mut times, draw)?;
+
+        let started = Instant::now();
+        let gradient_norm = self
+            .gradient_norm(&mut gradients, aligned)
+            .map_err(ModelError::device)?;
+        let finite = losses.total.is_finite() && gradient_norm.is_finite();
+        if finite {
+            self.update(&mut gradients, gradient_norm, aligned, rates)
+                .map_err(ModelError::device)?;
+            self.updates += 1;
+        }
+        self.step += 1;
+        times.update = started.elapsed();
+        Ok(StepReport {
+            step: self.step,
+            losses,
+            gradient_norm,
+            outcome: if finite {
+                StepOutcome::Updated
+            } else {
+                StepOutcome::Skipped
+            },
+            times,
+        })
+    }
+
+    /// Losses and gradients of a batch, added up over its parts.
+    fn gradients(
+        &self,
+        parts: Vec<Range<usize>>,
+        times: &mut StepTimes,
+        draw: impl Fn(&Self, Range<usize>) -> Result<TrainingInputs<E, D>, ModelError>,
+    ) -> Result<(LossValues, Gradients<E, D>), ModelError> {
+        let samples: usize = parts.iter().map(Range::len).sum();
+        let last = parts.len() - 1;
+        let mut losses = LossValues::default();
+        let mut gradients = Gradients::leaky();
+        for (index, part) in parts.into_iter().enumerate() {
+            let started = Instant::now();
+            let share = part.len() as f64 / samples as f64;
+            let inputs = draw(self, part)?;
+            let mut tape = self.tape_with(gradients).map_err(ModelError::device)?;
+            let terms = batch_losses(&self.network, &mut tape, &inputs, &self.loss, share)?;
+            losses.add_part(&terms.values(), share);
+            times.forward += started.elapsed();
+
+            let started = Instant::now();
+            gradients = terms.total.put_tape(tape).try_backward().map_err(ModelError::device)?;
+            if index < last {
+                gradients = self.keep_parameters(gradients).map_err(ModelError::device)?;
+            }
+            times.backward += started.elapsed();
+        }
+        Ok((losses, gradients))
+    }
+
+    /// An empty tape that adds to `gradients`.
+    fn tape_with(&self, gradients: Gradients<E, D>) -> Result<OwnedTape<E, D>, D::Err> {
+        let carrier: Scalar<E, D> = self.network.device().try_zeros::<Rank0>()?;
+        Ok(carrier.traced(gradients).split_tape().1)
+    }
+
+    /// Drops the gradients of everything but the parameters.
+    fn keep_parameters(&self, mut gradients: Gradients<E, D>) -> Result<Gradients<E, D>, D::Err> {
+        let mut kept = Gradients::leaky();
+        for parameter in self.network.parameters() {
+            if parameter.is_trained() {
+                let values = &parameter.values;
+                std::mem::swap(kept.get_or_alloc_mut(values)?, gradients.get_or_alloc_mut(values)?);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn gradient_norm(&self, gradients: &mut Gradients<E, D>, aligned: bool) -> Result<f64, D::Err> {
+        let mut squares = 0.0;
+        for parameter in self.network.parameters() {
+            if receives_gradient(parameter, &self.loss, aligned) {
+                let device = self.network.device();
+                squares += device.gradient_square_sum(gradients, &parameter.values)?;
+            }
+        }
+        Ok(squares.sqrt())
+    }
+
+    fn update(
+        &mut self,
+        gradients: &mut Gradients<E, D>,
+        gradient_norm: f64,
+        aligned: bool,
+        rates: StepRates,
+    ) -> Result<(), D::Err> {
+        let clip = |limit: f64| (limit / (gradient_norm + CLIP_EPSILON)).min(1.0);
+        let step = AdamWStep {
+            learning_rate: rates.learning_rate,
+            beta1: self.optimizer.beta1,
+            beta2: self.optimizer.beta2,
+            epsilon: self.optimizer.epsilon,
+            weight_decay: self.optimizer.weight_decay,
+            step: self.updates + 1,
+            gradient_scale: self.optimizer.clip_norm.map_or(1.0, clip),
+            ema_decay: rates.ema_decay,
+        };
+        let device = self.network.device().clone();
+        let state = &mut self.state;
+        let moments = state.first_moments.iter_mut().zip(&mut state.second_moments);
+        let parameters = self.network.parameters_mut().into_iter();
+        for ((parameter, (first_moment, second_moment)), ema) in parameters.zip(moments).zip(&mut state.ema) {
+            // A parameter without a gradient does not move, and neither does its average.
+            if receives_gradient(parameter, &self.loss, aligned) {
+                let state = ParameterState {
+                    parameter: &mut parameter.values,
+                    first_moment,
+                    second_moment,
+                    ema,
+                };
+                device.adamw(gradients, state, &step)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the loss, with these settings, reaches the parameter.
+fn receives_gradient<E: Dtype, D: Operators<E>>(
+    parameter: &Parameter<E, D>,
+    loss: &LossSettings,
+    aligned: bool,
+) -> bool {
+    let name = parameter.name();
+    parameter.is_trained()
+        && (loss.acceleration > 0.0 || !name.starts_with("final_acc_layer."))
+        && ((loss.alignment > 0.0 && aligned) || !name.starts_with("projectors."))
+}
