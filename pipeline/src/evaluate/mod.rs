@@ -1,0 +1,3 @@
+//! `deepflow-evaluate`: how good are generated pictures, measured against real ones?
+
+pub mod metrics;
