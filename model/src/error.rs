@@ -33,6 +33,14 @@ pub enum ModelError {
         /// What the network takes.
         expected: String,
     },
+    /// An adaptive sampler cannot go on: its steps became too small, as a rule because the velocity is not finite.
+    #[error("dopri5: sample {sample} of the batch cannot go on at t = {time:.4}: no step is small enough")]
+    Integration {
+        /// Number of the sample in its batch.
+        sample: usize,
+        /// Time it has come to, from 1 (noise) to 0 (data).
+        time: f64,
+    },
     /// Weights do not fit the network.
     #[error(transparent)]
     Weights(#[from] WeightsError),

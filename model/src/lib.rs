@@ -31,6 +31,7 @@ mod network;
 pub mod ops;
 mod parameters;
 pub mod patches;
+pub mod sampling;
 pub mod torch_pickle;
 pub mod training;
 mod vera;

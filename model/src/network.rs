@@ -110,8 +110,8 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
 
     /// The forward pass of training: velocities of every branch, accelerations and projections.
     ///
-    /// `patches` (B·T, C·P·P) in [`PatchOrder::ChannelFirst`](crate::patches::PatchOrder), `times` K lists of B times,
-    /// `labels` B class indices. With a [`NoneTape`] nothing is kept for a backward pass.
+    /// `patches` (B·T, C·P·P) in [`PatchOrder::ChannelFirst`](crate::patches::PatchOrder), `times` K lists of B times (or
+    /// of one for all samples), `labels` B class indices. With a [`NoneTape`] nothing is kept for a backward pass.
     ///
     /// # Errors
     /// [`ModelError::Input`] for inputs that do not fit the configuration or each other, [`ModelError::Device`].
@@ -127,21 +127,21 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
             .map_err(ModelError::device)
     }
 
-    /// The velocity of the last branch for a batch at one common time: inner heads, acceleration head and projectors
-    /// are not computed. `times` holds the K times of the branches; equal ones are embedded once.
+    /// The velocity of the last branch as patches: inner heads, acceleration head and projectors are not computed.
+    /// `times` holds a list for every branch with one time for the whole batch or one per sample; equal lists are
+    /// embedded once.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn velocity(
         &self,
         patches: &Matrix<E, D>,
-        times: &[f64],
+        times: &[Vec<f64>],
         labels: &[usize],
     ) -> Result<Matrix<E, D>, ModelError> {
-        let times: Vec<Vec<f64>> = times.iter().map(|&time| vec![time]).collect();
-        self.check_inputs(patches, &times, labels)?;
+        self.check_inputs(patches, times, labels)?;
         let mut outputs = self
-            .walk(&mut NoneTape, patches, &times, labels, Supervision::LastBranch)
+            .walk(&mut NoneTape, patches, times, labels, Supervision::LastBranch)
             .map_err(ModelError::device)?;
         Ok(outputs.velocities.swap_remove(0))
     }

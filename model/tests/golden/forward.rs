@@ -59,7 +59,9 @@ fn inference_gives_the_last_velocity_of_the_full_pass() {
         let branches = case.config.branches();
         let everywhere = vec![vec![0.37; labels.len()]; branches];
         let full = network.forward(&mut NoneTape, &patches, &everywhere, &labels).unwrap();
-        let velocity = network.velocity(&patches, &vec![0.37; branches], &labels).unwrap();
+        let velocity = network
+            .velocity(&patches, &vec![vec![0.37]; branches], &labels)
+            .unwrap();
         let expected = to_f64(full.velocities.last().unwrap());
         assert_close(&case.name, &to_f64(&velocity), &expected, 1e-6);
     }

@@ -4,4 +4,5 @@
 
 mod case;
 mod forward;
+mod sampling;
 mod training;
