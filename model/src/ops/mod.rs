@@ -5,6 +5,7 @@
 //! pass). Every method has a provided version made of plain dfdx operations ([`plain`]), which runs on every device and
 //! in every precision and is the oracle of the tests; a device overrides what it has a faster, fused version of.
 
+pub mod conv;
 pub mod cpu;
 pub mod plain;
 mod scalar;
