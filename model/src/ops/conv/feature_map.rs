@@ -106,7 +106,7 @@ impl FeatureMap {
                     expected,
                 });
             }
-            if map.channels % LANES != 0 && index + 1 < maps.len() {
+            if !map.channels.is_multiple_of(LANES) && index + 1 < maps.len() {
                 return Err(ConvolutionError::Channels { found: map.channels });
             }
             let blocks = map.channel_blocks();

@@ -63,7 +63,7 @@ impl GroupNorm {
                 expected,
             });
         }
-        if groups == 0 || weight.len() % groups != 0 {
+        if groups == 0 || !weight.len().is_multiple_of(groups) {
             return Err(ConvolutionError::Groups {
                 channels: weight.len(),
                 groups,

@@ -4,6 +4,7 @@
 //! the target's own instruction set, and runs the best one this CPU has. Everything a kernel calls must be
 //! `#[inline(always)]`, so that it is compiled with the instruction set of the entry it is inlined into.
 
+use super::super::cpu::simd::{self, Level};
 use super::product::{multiply_tiles, Product};
 
 /// Arithmetic on sixteen values.
@@ -101,36 +102,13 @@ pub(super) unsafe fn dispatch<K: Kernel>(kernel: K) {
     unsafe { kernel.run::<Portable>() }
 }
 
-/// The instruction sets kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
 /// The highest level of this CPU, or of the test that forces a lower one.
-pub(super) fn level() -> Level {
+fn level() -> Level {
     #[cfg(test)]
     if let Some(level) = tests::forced() {
         return level;
     }
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw")
-        {
-            return Level::Avx512;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Level::Avx2;
-        }
-    }
-    Level::Portable
+    simd::level()
 }
 
 /// Sixteen values in an array: whatever the compiler makes of it.
@@ -315,6 +293,8 @@ mod x86 {
 
 #[cfg(test)]
 pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::cell::Cell;
 
     use super::*;

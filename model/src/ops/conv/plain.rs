@@ -13,10 +13,10 @@ pub fn convolution(
     let (kernel_height, kernel_width) = shape.kernel;
     let (rows, columns) = shape.output_size(height, width).unwrap_or_default();
     let mut output = Vec::with_capacity(shape.out_channels * rows * columns);
-    for out_channel in 0..shape.out_channels {
+    for (out_channel, &bias) in bias.iter().enumerate() {
         for row in 0..rows {
             for column in 0..columns {
-                let mut sum = f64::from(bias[out_channel]);
+                let mut sum = f64::from(bias);
                 for in_channel in 0..shape.in_channels {
                     for tap_y in 0..kernel_height {
                         for tap_x in 0..kernel_width {

@@ -6,6 +6,6 @@
 mod activation;
 pub mod gemm;
 mod parallel;
-mod simd;
+pub(in crate::ops) mod simd;
 
 pub use activation::Activation;
