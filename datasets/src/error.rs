@@ -318,12 +318,26 @@ pub enum Error {
         /// The global position of the batch.
         position: u64,
     },
+    /// A thread of the loader panicked while it read a shard.
+    #[error("shard {shard}: a fetching thread of the loader panicked")]
+    FetchPanicked {
+        /// The shard.
+        shard: String,
+    },
     /// The work was stopped from outside.
     #[error("stopped")]
     Stopped,
 }
 
 impl Error {
+    /// Whether the fault is in a sample or a shard, so that the others can still be used.
+    pub(crate) fn is_about_a_sample(&self) -> bool {
+        !matches!(
+            self,
+            Self::Stopped | Self::ReaderPanicked { .. } | Self::FetchPanicked { .. } | Self::InvalidConfig { .. }
+        )
+    }
+
     /// For `map_err` on file operations: "path: cannot action: reason".
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -18,7 +18,9 @@
 //! The format is that of WebDataset, so the Python package reads these shards and this crate reads those of the Python
 //! package; `docs/shards.md` gives the bytes. The order of samples is a pure function of (seed, epoch, index).
 
+pub mod bench;
 mod compression;
+mod dataset;
 mod dataset_writer;
 mod error;
 mod files;
@@ -26,8 +28,10 @@ mod hash;
 mod index;
 mod key;
 mod limits;
+mod loader;
 mod npy;
 mod offsets;
+mod order;
 pub mod random;
 mod reader;
 mod sample;
@@ -35,12 +39,18 @@ mod shard_writer;
 mod tar_members;
 
 pub use compression::Compression;
+pub use dataset::{Dataset, OpenOptions};
 pub use dataset_writer::{DatasetPlan, DatasetWriter};
 pub use error::{Error, Place, Result};
 pub use index::{Class, Codec, Index, ShardRecord, INDEX_FILE};
 pub use limits::Limits;
+pub use loader::{
+    AlignedBuffer, Batch, Features, LastBatch, Loader, LoaderConfig, LoaderState, LoaderStats, OnError, Posterior,
+    Shuffle,
+};
 pub use npy::{to_npy, Array, ArrayHeader, Dtype, NpyError};
 pub use offsets::{MemberSpan, OffsetTable};
+pub use order::{epoch_permutation, order, Permutation};
 pub use reader::ShardReader;
 pub use sample::{Member, Sample, CLASS, FEATURES, LATENT, METADATA, MOMENTS, MOMENTS_FLIP};
 pub use shard_writer::ShardWriter;

@@ -3,9 +3,10 @@
 //! It is made while a shard is written, or by a scan of shards that others wrote, and kept in a sidecar file
 //! `SHARD.offsets`; `docs/shards.md` gives the bytes.
 
-use crate::tar_members::{SliceInput, TarInput, TarMembers};
+use crate::tar_members::{SliceInput, StreamInput, TarInput, TarMembers};
 use crate::{hash, key, Error, Limits, Place, Result};
 use std::collections::HashMap;
+use std::io::Read;
 
 const MAGIC: &[u8; 8] = b"DFOFFSET";
 const VERSION: u32 = 1;
@@ -104,6 +105,11 @@ impl OffsetTable {
     /// The faults of tars: truncation, damage, unsafe members, duplicate keys, limits.
     pub fn of_tar(tar: &[u8], shard: &str, limits: Limits) -> Result<Self> {
         Self::scan(SliceInput(tar), shard, limits)
+    }
+
+    /// Makes the table of a tar that arrives as a stream.
+    pub(crate) fn of_stream(tar: impl Read, shard: &str, limits: Limits) -> Result<Self> {
+        Self::scan(StreamInput(tar), shard, limits)
     }
 
     fn scan(input: impl TarInput, shard: &str, limits: Limits) -> Result<Self> {

@@ -34,8 +34,7 @@ impl ShardReader {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read.
     pub fn open(path: &Path, limits: Limits) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
-        Self::new(file, &path.to_string_lossy(), limits)
+        Ok(Self::over(Self::stream(path)?, &path.to_string_lossy(), limits))
     }
 
     /// Reads a shard from any stream; `shard` names it in errors.
@@ -43,15 +42,28 @@ impl ShardReader {
     /// # Errors
     /// [`Error::Io`] if the stream cannot be read.
     pub fn new(stream: impl Read + Send + 'static, shard: &str, limits: Limits) -> Result<Self> {
-        let stream = decompressed(stream).map_err(Error::io(shard, "read"))?;
+        Ok(Self::over(
+            decompressed(stream).map_err(Error::io(shard, "read"))?,
+            shard,
+            limits,
+        ))
+    }
+
+    fn over(stream: Box<dyn Read + Send>, shard: &str, limits: Limits) -> Self {
         let members = TarMembers::new(StreamInput(stream), shard, limits);
-        Ok(Self {
+        Self {
             members,
             shard: shard.to_owned(),
             ahead: None,
             keys: HashMap::new(),
             failed: false,
-        })
+        }
+    }
+
+    /// The decompressed bytes of a shard file.
+    pub(crate) fn stream(path: &Path) -> Result<Box<dyn Read + Send>> {
+        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        decompressed(file).map_err(Error::io(path, "read"))
     }
 
     fn next_sample(&mut self) -> Result<Option<Sample>> {

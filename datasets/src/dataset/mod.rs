@@ -1,0 +1,375 @@
+//! A data set: the shards of a folder, opened for reading.
+
+mod bytes;
+mod residency;
+mod shard;
+mod tables;
+
+pub(crate) use residency::Residency;
+pub(crate) use shard::{LoadedShard, MemberRef, SampleRef};
+
+use crate::compression::is_zstd;
+use crate::sample::array_error;
+use crate::{
+    hash, Codec, Error, Index, Limits, Place, Result, Sample, ShardReader, ShardRecord, INDEX_FILE, LATENT, MOMENTS,
+};
+use bytes::ShardBytes;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+/// How long after a shard its index may seem older because of the clock's coarseness.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// How a data set is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Bounds on what is read from shards.
+    pub limits: Limits,
+    /// Where offset tables of shards without one are kept when their folder cannot be written to. Default:
+    /// `deepflow/offsets` in the user's cache folder.
+    pub table_cache: Option<PathBuf>,
+    /// The most bytes of mapped shards that count as this process's memory; beyond it the pages go back to the system's
+    /// cache. Default: 4 GiB.
+    pub resident_bytes: u64,
+    /// Whether shards that are read whole (compressed or remote) are checked against the index's SHA-256. Default: yes.
+    pub verify: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            table_cache: tables::default_cache(),
+            resident_bytes: 4 << 30,
+            verify: true,
+        }
+    }
+}
+
+struct ShardEntry {
+    name: String,
+    samples: u64,
+    compressed: bool,
+    record: Option<ShardRecord>,
+    mapped: OnceLock<Arc<LoadedShard>>,
+}
+
+/// The shards of a folder and what is known of them. Opening reads the index, not the shards.
+pub struct Dataset {
+    folder: PathBuf,
+    options: OpenOptions,
+    index: Option<Index>,
+    shards: Vec<ShardEntry>,
+    /// `ends[i]`: samples in the first i shards.
+    ends: Vec<u64>,
+    latent_shape: [usize; 3],
+    residency: Residency,
+}
+
+impl Dataset {
+    /// Opens a folder with an `index.json`, or a folder of foreign shards (`.tar` and `.tar.zst` in the order of their
+    /// names), whose offset tables are made by a scan the first time.
+    ///
+    /// # Errors
+    /// [`Error::ShardMissing`] and [`Error::ShardChanged`] where the folder is not what the index describes;
+    /// [`Error::NoShards`]; the errors of [`Index::load`] and of damaged shards.
+    pub fn open(folder: &Path, options: OpenOptions) -> Result<Self> {
+        let (index, shards) = if folder.join(INDEX_FILE).exists() {
+            let index = Index::load(folder)?;
+            check_folder(folder, &index)?;
+            let shards = index.shards.iter().map(|record| ShardEntry {
+                name: record.name.clone(),
+                samples: record.samples,
+                compressed: record.compressed,
+                record: Some(record.clone()),
+                mapped: OnceLock::new(),
+            });
+            let shards = shards.collect();
+            (Some(index), shards)
+        } else {
+            (None, foreign_shards(folder, &options)?)
+        };
+        let mut ends = vec![0];
+        for shard in &shards {
+            ends.push(ends[ends.len() - 1] + shard.samples);
+        }
+        let latent_shape = match &index {
+            Some(index) => index.codec.latent_shape,
+            None => latent_shape_of_first_sample(folder, &shards, options.limits)?,
+        };
+        let residency = Residency::new(options.resident_bytes);
+        Ok(Self {
+            folder: folder.to_owned(),
+            options,
+            index,
+            shards,
+            ends,
+            latent_shape,
+            residency,
+        })
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> u64 {
+        self.ends[self.shards.len()]
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The index, unless the shards are foreign.
+    pub fn index(&self) -> Option<&Index> {
+        self.index.as_ref()
+    }
+
+    /// How the latents were made, if the index says it.
+    pub fn codec(&self) -> Option<&Codec> {
+        self.index.as_ref().map(|index| &index.codec)
+    }
+
+    /// (C, S, S) of one latent.
+    pub fn latent_shape(&self) -> [usize; 3] {
+        self.latent_shape
+    }
+
+    /// The number of classes; 0 if unknown.
+    pub fn classes(&self) -> usize {
+        self.index.as_ref().map_or(0, |index| index.classes.len())
+    }
+
+    /// The shards' files in order.
+    pub fn shard_paths(&self) -> Vec<PathBuf> {
+        self.shards.iter().map(|shard| self.folder.join(&shard.name)).collect()
+    }
+
+    /// Whether every sample can be reached without reading others: all shards local and plain.
+    pub fn is_random_access(&self) -> bool {
+        self.shards.iter().all(|shard| !shard.compressed)
+    }
+
+    pub(crate) fn shard_samples(&self) -> Vec<u64> {
+        self.shards.iter().map(|shard| shard.samples).collect()
+    }
+
+    pub(crate) fn shard_name(&self, shard: usize) -> &str {
+        &self.shards[shard].name
+    }
+
+    pub(crate) fn residency(&self) -> &Residency {
+        &self.residency
+    }
+
+    /// The shard of a sample of the stored order, and its place there.
+    pub(crate) fn locate(&self, sample: u64) -> (usize, usize) {
+        let shard = self.ends[1..].partition_point(|&end| end <= sample);
+        (shard, (sample - self.ends[shard]) as usize)
+    }
+
+    /// A plain shard, mapped. The first use maps it and reads its offset table.
+    pub(crate) fn mapped(&self, shard: usize) -> Result<&Arc<LoadedShard>> {
+        let entry = &self.shards[shard];
+        if let Some(mapped) = entry.mapped.get() {
+            return Ok(mapped);
+        }
+        let path = self.folder.join(&entry.name);
+        let bytes = ShardBytes::map(&path)?;
+        let table = tables::of_mapped_shard(&path, &bytes, entry.record.as_ref(), &self.options)?;
+        self.check_samples(entry, table.len())?;
+        let loaded = Arc::new(LoadedShard::new(entry.name.clone(), bytes, table));
+        Ok(entry.mapped.get_or_init(|| loaded))
+    }
+
+    /// A shard of any kind, read whole, verified, decompressed.
+    pub(crate) fn read_whole(&self, shard: usize) -> Result<Arc<LoadedShard>> {
+        let entry = &self.shards[shard];
+        let path = self.folder.join(&entry.name);
+        let file = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let loaded = load_whole(file, entry, &self.options)?;
+        self.check_samples(entry, loaded.table().len())?;
+        Ok(Arc::new(loaded))
+    }
+
+    fn check_samples(&self, entry: &ShardEntry, found: usize) -> Result<()> {
+        if found as u64 == entry.samples {
+            return Ok(());
+        }
+        Err(Error::ShardChanged {
+            shard: entry.name.clone(),
+            what: "number of samples",
+            found: found.to_string(),
+            expected: entry.samples.to_string(),
+            index: self.folder.join(INDEX_FILE).display().to_string(),
+        })
+    }
+}
+
+fn load_whole(file: Vec<u8>, entry: &ShardEntry, options: &OpenOptions) -> Result<LoadedShard> {
+    if let Some(record) = entry.record.as_ref().filter(|_| options.verify) {
+        let found = hash::hex(&hash::digest(&file));
+        if found != record.sha256 {
+            return Err(Error::HashMismatch {
+                shard: entry.name.clone(),
+                found,
+                expected: record.sha256.clone(),
+            });
+        }
+    }
+    let tar = if is_zstd(&file) {
+        decompress(&file, &entry.name, options.limits)?
+    } else {
+        file
+    };
+    let table = crate::OffsetTable::of_tar(&tar, &entry.name, options.limits)?;
+    Ok(LoadedShard::new(entry.name.clone(), ShardBytes::Owned(tar), table))
+}
+
+fn decompress(file: &[u8], shard: &str, limits: Limits) -> Result<Vec<u8>> {
+    let mut tar = Vec::new();
+    let limit = limits.shard_bytes;
+    let read = zstd::Decoder::with_buffer(file).and_then(|decoder| decoder.take(limit + 1).read_to_end(&mut tar));
+    let place = Place::new(shard, "", tar.len() as u64);
+    match read {
+        Ok(_) if tar.len() as u64 <= limit => Ok(tar),
+        Ok(_) => Err(Error::LimitExceeded {
+            place,
+            what: "the size of the shard",
+            found: limit + 1,
+            limit,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::TruncatedShard {
+            place,
+            found: 0,
+            expected: 1,
+        }),
+        Err(error) => Err(Error::InvalidCompression {
+            place,
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// Compares the folder with the index: presence, sizes, and the content of shards that are newer than the index.
+fn check_folder(folder: &Path, index: &Index) -> Result<()> {
+    let index_path = folder.join(INDEX_FILE);
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    let index_time = modified(&index_path).unwrap_or(SystemTime::UNIX_EPOCH);
+    for record in &index.shards {
+        let path = folder.join(&record.name);
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let location = folder.display().to_string();
+                return Err(Error::ShardMissing {
+                    shard: record.name.clone(),
+                    location,
+                });
+            }
+            Err(error) => return Err(Error::io(&path, "inspect")(error)),
+        };
+        let changed = |what, found, expected| Error::ShardChanged {
+            shard: record.name.clone(),
+            what,
+            found,
+            expected,
+            index: index_path.display().to_string(),
+        };
+        if metadata.len() != record.bytes {
+            return Err(changed("size", metadata.len().to_string(), record.bytes.to_string()));
+        }
+        // Copying a folder can make a shard look newer than the index; only its content tells.
+        if metadata
+            .modified()
+            .is_ok_and(|time| time > index_time + CLOCK_TOLERANCE)
+        {
+            let file = File::open(&path).map_err(Error::io(&path, "open"))?;
+            let (found, _) = hash::sha256_of_reader(file).map_err(Error::io(&path, "read"))?;
+            if found != record.sha256 {
+                return Err(changed("SHA-256", found, record.sha256.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn foreign_shards(folder: &Path, options: &OpenOptions) -> Result<Vec<ShardEntry>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
+        let name = entry.map_err(Error::io(folder, "list"))?.file_name();
+        // A name that is not UTF-8 is no shard that anyone's tool wrote.
+        if let Some(name) = name.to_str().filter(|name| is_shard_name(name)) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_unstable();
+    if names.is_empty() {
+        return Err(Error::NoShards {
+            location: folder.display().to_string(),
+        });
+    }
+    names
+        .into_iter()
+        .map(|name| {
+            let path = folder.join(&name);
+            let (samples, compressed) = tables::count_samples(&path, options)?;
+            Ok(ShardEntry {
+                name,
+                samples,
+                compressed,
+                record: None,
+                mapped: OnceLock::new(),
+            })
+        })
+        .collect()
+}
+
+/// Whether a file of this name is taken for a shard.
+pub(crate) fn is_shard_name(name: &str) -> bool {
+    !name.starts_with('.') && (name.ends_with(".tar") || name.ends_with(".tar.zst"))
+}
+
+fn latent_shape_of_first_sample(folder: &Path, shards: &[ShardEntry], limits: Limits) -> Result<[usize; 3]> {
+    let location = || folder.display().to_string();
+    let shard = shards.iter().find(|shard| shard.samples > 0);
+    let shard = shard.ok_or_else(|| Error::NoShards { location: location() })?;
+    let first = ShardReader::open(&folder.join(&shard.name), limits)?.next();
+    let sample = first.ok_or_else(|| Error::NoShards { location: location() })??;
+    latent_shape_of(&sample, &shard.name)
+}
+
+/// (C, S, S) of a sample's moments (2C, S, S) or latent (C, S, S).
+fn latent_shape_of(sample: &Sample, shard: &str) -> Result<[usize; 3]> {
+    for (extension, parts) in [(MOMENTS, 2), (LATENT, 1)] {
+        let Some(member) = sample.member(extension) else {
+            continue;
+        };
+        let place = || Place::new(shard, &sample.key, member.offset);
+        let header = crate::ArrayHeader::parse(&member.data).map_err(|error| array_error(error, place(), extension))?;
+        return match header.shape[..] {
+            [channels, height, width] if channels % parts == 0 && channels * height * width > 0 => {
+                Ok([channels / parts, height, width])
+            }
+            _ => Err(Error::WrongShape {
+                place: place(),
+                member: extension.to_owned(),
+                found: header.shape,
+                expected: vec![parts, 1, 1],
+            }),
+        };
+    }
+    let found: Vec<&str> = sample.members.iter().map(|member| member.extension.as_str()).collect();
+    let place = Place::new(
+        shard,
+        &sample.key,
+        sample.members.first().map_or(0, |member| member.offset),
+    );
+    Err(Error::MissingMember {
+        place,
+        member: MOMENTS.to_owned(),
+        found: found.join(", "),
+    })
+}

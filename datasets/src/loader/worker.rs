@@ -1,0 +1,137 @@
+//! Makes batches out of samples.
+
+use super::batch::Line;
+use super::decode::Decoder;
+use super::schedule::{BatchPlan, EpochOrder};
+use super::stats::Counters;
+use super::window::Block;
+use super::{AlignedBuffer, Batch, Features, OnError};
+use crate::dataset::{LoadedShard, SampleRef};
+use crate::{Dataset, Error, Result};
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+/// A batch to make, and where it is awaited.
+pub(super) struct Job {
+    pub(super) plan: BatchPlan,
+    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) result: Sender<Result<Batch>>,
+}
+
+/// What the reader threads share.
+pub(super) struct Shared {
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) latent_shape: [usize; 3],
+    pub(super) features: bool,
+    pub(super) on_error: OnError,
+    pub(super) stop: AtomicBool,
+    pub(super) counters: Counters,
+    pub(super) empty_buffers: Receiver<Vec<Line>>,
+    pub(super) return_buffers: Sender<Vec<Line>>,
+}
+
+/// The work of a reader thread: until the loader is dropped.
+pub(super) fn run(shared: &Shared, mut decoder: Decoder, jobs: &Receiver<Job>) {
+    for Job { plan, blocks, result } in jobs {
+        if shared.stop.load(Ordering::Relaxed) {
+            continue;
+        }
+        // Nobody awaits the batch any more if the loader was dropped meanwhile.
+        let _ = result.send(make_batch(shared, &mut decoder, &plan, &blocks));
+    }
+}
+
+fn make_batch(shared: &Shared, decoder: &mut Decoder, plan: &BatchPlan, blocks: &[Arc<Block>]) -> Result<Batch> {
+    let rows = (plan.positions.end - plan.positions.start) as usize;
+    let latent_length = shared.latent_shape.iter().product::<usize>();
+    let lines = shared.empty_buffers.try_recv().unwrap_or_default();
+    let mut batch = Batch {
+        epoch: plan.epoch,
+        positions: Vec::with_capacity(rows),
+        keys: Vec::with_capacity(rows),
+        classes: Vec::with_capacity(rows),
+        latents: AlignedBuffer::recycled(lines, rows * latent_length, shared.return_buffers.clone()),
+        latent_shape: shared.latent_shape,
+        features: shared.features.then(|| Features {
+            data: Vec::new(),
+            shape: [0, 0],
+        }),
+        real: 0,
+        skipped: 0,
+        next: plan.next,
+    };
+    for position in plan.positions.clone() {
+        if shared.stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped);
+        }
+        let row = batch.len();
+        let latent = row * latent_length..(row + 1) * latent_length;
+        match add_row(shared, decoder, plan, blocks, position, &mut batch, latent) {
+            Ok(()) => batch.real += usize::from(position < plan.samples),
+            Err(error) if shared.on_error == OnError::Skip && error.is_about_a_sample() => {
+                tracing::warn!("skipped: {error}");
+                batch.skipped += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    batch.latents.truncate(batch.len() * latent_length);
+    shared
+        .counters
+        .made(batch.len() as u64, batch.skipped, (batch.latents.len() * 4) as u64);
+    Ok(batch)
+}
+
+fn add_row(
+    shared: &Shared,
+    decoder: &mut Decoder,
+    plan: &BatchPlan,
+    blocks: &[Arc<Block>],
+    position: u64,
+    batch: &mut Batch,
+    latent: std::ops::Range<usize>,
+) -> Result<()> {
+    let (shard, index) = find(shared, plan, blocks, position)?;
+    let sample = shard.sample(index);
+    if shard.is_mapped() {
+        shared.dataset.residency().touch(&shard, sample.bytes());
+    }
+    let class = decoder.class(sample)?;
+    decoder.latent(sample, plan.epoch, position, &mut batch.latents[latent])?;
+    add_features(decoder, sample, batch)?;
+    batch.positions.push(position);
+    batch.keys.push(sample.key().to_owned());
+    batch.classes.push(class);
+    Ok(())
+}
+
+fn add_features(decoder: &mut Decoder, sample: SampleRef<'_>, batch: &mut Batch) -> Result<()> {
+    let first = batch.positions.is_empty();
+    if let Some(features) = &mut batch.features {
+        features.shape = decoder.features(sample, &mut features.data, (!first).then_some(features.shape))?;
+    }
+    Ok(())
+}
+
+/// The sample that stands at a position of the epoch.
+fn find(shared: &Shared, plan: &BatchPlan, blocks: &[Arc<Block>], position: u64) -> Result<(Arc<LoadedShard>, usize)> {
+    let position = plan.wrapped(position);
+    match &*plan.order {
+        EpochOrder::Global(permutation) => {
+            let sample = permutation
+                .as_ref()
+                .map_or(position, |permutation| permutation.get(position));
+            let (shard, index) = shared.dataset.locate(sample);
+            Ok((Arc::clone(shared.dataset.mapped(shard)?), index))
+        }
+        EpochOrder::Blocks(order) => {
+            let (place, index) = order.locate(position);
+            let pending = blocks
+                .iter()
+                .find_map(|block| block.shard(place))
+                .ok_or(Error::Stopped)?;
+            Ok((pending.wait()?, index))
+        }
+    }
+}
