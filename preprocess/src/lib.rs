@@ -1,6 +1,6 @@
 //! Pictures in: sources, decoding, centre crop, and the codecs from pictures to latents.
 //!
-//! [`picture`] turns the bytes of a file into pixels and a square, and pixels into a PNG; [`codec`] turns batches of
+//! [`sources`] lists and reads pictures wherever they are; [`picture`] turns the bytes of a file into pixels and a square, and pixels into a PNG; [`codec`] turns batches of
 //! squares into latents and back.
 //!
 //! ```
@@ -17,3 +17,4 @@
 
 pub mod codec;
 pub mod picture;
+pub mod sources;
