@@ -136,7 +136,7 @@ impl<E: Dtype, D: Operators<E>> Mlp<E, D> {
         tape: &mut T,
         x: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
-        let hidden = self.fc1.forward_gelu(device, tape, x)?;
-        self.fc2.forward(device, tape, &hidden)
+        let hidden = self.fc1.forward(device, tape, x)?;
+        self.fc2.after_gelu(device, tape, &hidden)
     }
 }

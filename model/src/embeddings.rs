@@ -79,8 +79,8 @@ impl<E: Dtype, D: Operators<E>> TimeEmbedder<E, D> {
         times: &[f64],
     ) -> Result<Matrix<E, D>, D::Err> {
         let features = device.fourier_features(times, FOURIER_FEATURES)?;
-        let hidden = self.hidden.forward_silu(device, tape, &features)?;
-        self.output.forward(device, tape, &hidden)
+        let hidden = self.hidden.forward(device, tape, &features)?;
+        self.output.after_silu(device, tape, &hidden)
     }
 }
 

@@ -71,8 +71,8 @@ impl<E: Dtype, D: Operators<E>> Projector<E, D> {
         tape: &mut T,
         features: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
-        let hidden = self.first.forward_silu(device, tape, features)?;
-        let hidden = self.second.forward_silu(device, tape, &hidden)?;
-        self.third.forward(device, tape, &hidden)
+        let hidden = self.first.forward(device, tape, features)?;
+        let hidden = self.second.after_silu(device, tape, &hidden)?;
+        self.third.after_silu(device, tape, &hidden)
     }
 }

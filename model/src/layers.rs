@@ -66,22 +66,24 @@ impl<E: Dtype, D: Operators<E>> Linear<E, D> {
         device.linear_rows(tape, x, &self.weight.matrix()?, self.bias.vector(), rows)
     }
 
-    pub(crate) fn forward_gelu<T: Tape<E, D>>(
+    /// `linear(gelu_tanh(x))`.
+    pub(crate) fn after_gelu<T: Tape<E, D>>(
         &self,
         device: &D,
         tape: &mut T,
         x: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
-        device.linear_gelu(tape, x, &self.weight.matrix()?, self.bias.vector())
+        device.gelu_linear(tape, x, &self.weight.matrix()?, self.bias.vector())
     }
 
-    pub(crate) fn forward_silu<T: Tape<E, D>>(
+    /// `linear(silu(x))`.
+    pub(crate) fn after_silu<T: Tape<E, D>>(
         &self,
         device: &D,
         tape: &mut T,
         x: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
-        device.linear_silu(tape, x, &self.weight.matrix()?, self.bias.vector())
+        device.silu_linear(tape, x, &self.weight.matrix()?, self.bias.vector())
     }
 }
 

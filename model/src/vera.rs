@@ -98,10 +98,10 @@ impl<E: Dtype, D: Operators<E>> AccelerationMlp<E, D> {
     }
 
     fn forward<T: Tape<E, D>>(&self, device: &D, tape: &mut T, v: &Matrix<E, D>) -> Result<Matrix<E, D>, D::Err> {
-        let hidden = self.first.forward_silu(device, tape, v)?;
-        let hidden = self.second.forward_silu(device, tape, &hidden)?;
-        let hidden = self.third.forward_silu(device, tape, &hidden)?;
-        self.fourth.forward(device, tape, &hidden)
+        let hidden = self.first.forward(device, tape, v)?;
+        let hidden = self.second.after_silu(device, tape, &hidden)?;
+        let hidden = self.third.after_silu(device, tape, &hidden)?;
+        self.fourth.after_silu(device, tape, &hidden)
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod conv;
 pub mod cpu;
+mod fused;
 pub mod plain;
 mod scalar;
 
@@ -120,28 +121,29 @@ pub trait Operators<E: Dtype>: Device<E> {
         plain::linear_rows(tape, x, weight, bias, rows)
     }
 
-    /// `gelu_tanh(linear(x))`.
-    fn linear_gelu<T: Tape<E, Self>>(
+    /// `linear(gelu_tanh(x))`. The activation belongs to the layer that reads it, so that only its input has to be kept
+    /// for the backward pass.
+    fn gelu_linear<T: Tape<E, Self>>(
         &self,
         tape: &mut T,
         x: &Matrix<E, Self>,
         weight: &Matrix<E, Self>,
         bias: &Vector<E, Self>,
     ) -> Result<Matrix<E, Self>, Self::Err> {
-        let hidden = self.linear(tape, x, weight, bias)?;
-        self.gelu_tanh(tape, &hidden)
+        let activated = self.gelu_tanh(tape, x)?;
+        self.linear(tape, &activated, weight, bias)
     }
 
-    /// `silu(linear(x))`.
-    fn linear_silu<T: Tape<E, Self>>(
+    /// `linear(silu(x))`; see [`gelu_linear`](Self::gelu_linear).
+    fn silu_linear<T: Tape<E, Self>>(
         &self,
         tape: &mut T,
         x: &Matrix<E, Self>,
         weight: &Matrix<E, Self>,
         bias: &Vector<E, Self>,
     ) -> Result<Matrix<E, Self>, Self::Err> {
-        let hidden = self.linear(tape, x, weight, bias)?;
-        self.silu(tape, &hidden)
+        let activated = self.silu(tape, x)?;
+        self.linear(tape, &activated, weight, bias)
     }
 
     /// `x·sigmoid(x)`.
@@ -343,4 +345,3 @@ pub trait Operators<E: Dtype>: Device<E> {
 }
 
 impl Operators<f64> for dfdx::tensor::Cpu {}
-impl Operators<f32> for dfdx::tensor::Cpu {}

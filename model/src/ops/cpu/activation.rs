@@ -3,9 +3,7 @@
 //! Both are a logistic function: `silu(x) = x·σ(x)`, and since `(1 + tanh(u))/2 = σ(2u)`,
 //! `gelu_tanh(x) = x·σ(2·√(2/π)·(x + 0.044715·x³))`. So one polynomial for `exp` serves both.
 
-use rayon::prelude::*;
-
-use super::parallel::ELEMENTS_PER_TASK;
+use super::parallel::{for_each_chunk, unwritten, ELEMENTS_PER_TASK};
 use super::simd::{for_each_level, multiply_add};
 
 /// A function applied to every value.
@@ -114,17 +112,19 @@ impl Activation {
 
     /// The function of every value of `x`.
     pub fn forward(self, x: &[f32]) -> Vec<f32> {
-        let mut y = x.to_vec();
-        y.par_chunks_mut(ELEMENTS_PER_TASK).for_each(|y| self.apply(y));
+        let mut y = unwritten(x.len());
+        for_each_chunk(&mut y, ELEMENTS_PER_TASK, |task, y| {
+            y.copy_from_slice(&x[task * ELEMENTS_PER_TASK..][..y.len()]);
+            self.apply(y);
+        });
         y
     }
 
     /// Turns the gradient of the output into that of the input, in place.
     pub fn backward(self, gradient: &mut [f32], x: &[f32]) {
         assert_eq!(gradient.len(), x.len(), "an activation's gradient has its input's size");
-        gradient
-            .par_chunks_mut(ELEMENTS_PER_TASK)
-            .zip(x.par_chunks(ELEMENTS_PER_TASK))
-            .for_each(|(gradient, x)| self.multiply_derivative(gradient, x));
+        for_each_chunk(gradient, ELEMENTS_PER_TASK, |task, gradient| {
+            self.multiply_derivative(gradient, &x[task * ELEMENTS_PER_TASK..][..gradient.len()]);
+        });
     }
 }

@@ -8,7 +8,7 @@ mod linear;
 mod loss;
 mod normalization;
 mod optimizer;
-mod record;
+pub(super) mod record;
 mod residual;
 
 pub use activation::{gelu_tanh, silu};

@@ -4,7 +4,7 @@ use dfdx::prelude::{Dtype, PutTape, Shape, SplitTape, Storage, Tape, Tensor};
 
 /// Runs a dfdx operation on `x` that records on `tape`. Other tensors used inside need no tape: dfdx finds their
 /// gradients by id.
-pub(super) fn record<S: Shape, R: Shape, E: Dtype, D: Storage<E>, T: Tape<E, D>>(
+pub(in crate::ops) fn record<S: Shape, R: Shape, E: Dtype, D: Storage<E>, T: Tape<E, D>>(
     tape: &mut T,
     x: &Tensor<S, E, D>,
     operation: impl FnOnce(Tensor<S, E, D, T>) -> Result<Tensor<R, E, D, T>, D::Err>,

@@ -45,6 +45,15 @@ pub(super) enum Right<'a> {
     Packed(Panels<'a>),
 }
 
+/// Who computes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// The calling thread alone: for products that are themselves tasks.
+    Calling,
+    /// All threads of the current rayon pool, when the product is large enough.
+    All,
+}
+
 /// One product, the same for all its tasks.
 struct Product<'a> {
     kernel: &'static Kernel,
@@ -74,6 +83,7 @@ pub(super) fn multiply(
     mut c: MatrixMut<'_>,
     accumulate: bool,
     epilogue: Epilogue<'_>,
+    threads: Threads,
 ) {
     let (rows, columns, k) = (c.rows(), c.columns(), left.matrix.columns());
     if rows == 0 || columns == 0 {
@@ -89,7 +99,8 @@ pub(super) fn multiply(
         }
         return;
     }
-    let parallel = rows * columns * k >= PARALLEL_FROM && rayon::current_num_threads() > 1;
+    let parallel =
+        matches!(threads, Threads::All) && rows * columns * k >= PARALLEL_FROM && rayon::current_num_threads() > 1;
     // The larger factor is packed by the tasks, each its part; the smaller one is packed ahead and read by all.
     let share_left = matches!(right, Right::Matrix(_)) && rows <= columns;
     let shared_rows = if share_left { rows } else { columns };

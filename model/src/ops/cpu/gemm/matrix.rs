@@ -1,5 +1,7 @@
 //! Borrowed views of matrices: a slice, its size and its strides.
 
+use std::marker::PhantomData;
+
 /// A read-only matrix. Transposing it exchanges the strides and copies nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixRef<'a> {
@@ -45,6 +47,31 @@ impl<'a> MatrixRef<'a> {
         }
     }
 
+    /// The rows from `first` on, `count` of them.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
+    pub fn rows_from(self, first: usize, count: usize) -> Self {
+        assert!(
+            first + count <= self.rows,
+            "rows {first}..{} of {}",
+            first + count,
+            self.rows
+        );
+        let data = &self.data[(first * self.row_stride).min(self.data.len())..];
+        Self {
+            data,
+            rows: count,
+            ..self
+        }
+    }
+
+    /// The values of row `row` of a matrix that is not transposed.
+    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
+        debug_assert!(row < self.rows && self.column_stride == 1);
+        &self.data[row * self.row_stride..][..self.columns]
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -65,11 +92,16 @@ impl<'a> MatrixRef<'a> {
 /// A row-major matrix that is written to.
 #[derive(Debug)]
 pub struct MatrixMut<'a> {
-    data: &'a mut [f32],
+    /// Every row's `columns` values are borrowed mutably for `'a`; what lies between the rows is not.
+    data: *mut f32,
     rows: usize,
     columns: usize,
     row_stride: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
 }
+
+// SAFETY: it is a mutable borrow of `f32`s, which may move to another thread like `&mut [f32]`.
+unsafe impl Send for MatrixMut<'_> {}
 
 impl<'a> MatrixMut<'a> {
     /// A row-major matrix `(rows, columns)` whose rows follow each other without a gap.
@@ -86,12 +118,71 @@ impl<'a> MatrixMut<'a> {
     /// When the last value of the matrix lies outside `data`, or rows overlap.
     pub fn with_row_stride(data: &'a mut [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         check_extent(data.len(), rows, columns, row_stride);
+        let data = data.as_mut_ptr();
         Self {
             data,
             rows,
             columns,
             row_stride,
+            borrowed: PhantomData,
         }
+    }
+
+    /// Cuts the columns into matrices of `width` columns each, side by side.
+    ///
+    /// # Panics
+    /// When the number of columns is not a multiple of `width`.
+    pub fn split_columns(self, width: usize) -> Vec<MatrixMut<'a>> {
+        assert!(
+            width > 0 && self.columns.is_multiple_of(width),
+            "{} columns do not split into parts of {width}",
+            self.columns
+        );
+        let starts = (0..self.columns).step_by(width);
+        // SAFETY: `start` lies within the first row (or the matrix has no rows and nothing is ever accessed); the parts
+        // share no value, and `self` is gone.
+        let part = |start| MatrixMut {
+            data: unsafe { self.data.add(start) },
+            columns: width,
+            ..self
+        };
+        if self.rows == 0 {
+            return starts.map(|_| MatrixMut { columns: width, ..self }).collect();
+        }
+        starts.map(part).collect()
+    }
+
+    /// The rows from `first` on, `count` of them, borrowed from this matrix.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
+    pub fn rows_mut(&mut self, first: usize, count: usize) -> MatrixMut<'_> {
+        assert!(
+            first + count <= self.rows,
+            "rows {first}..{} of {}",
+            first + count,
+            self.rows
+        );
+        if count == 0 {
+            return MatrixMut { rows: 0, ..*self };
+        }
+        // SAFETY: row `first` exists.
+        let data = unsafe { self.data.add(first * self.row_stride) };
+        MatrixMut {
+            data,
+            rows: count,
+            ..*self
+        }
+    }
+
+    /// The values of row `row`.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: the row exists, and its values are borrowed mutably by this matrix alone.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.columns) }
     }
 
     /// Number of rows.
@@ -109,12 +200,7 @@ impl<'a> MatrixMut<'a> {
     }
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.data.as_mut_ptr()
-    }
-
-    pub(super) fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        let start = row * self.row_stride;
-        &mut self.data[start..start + self.columns]
+        self.data
     }
 }
 

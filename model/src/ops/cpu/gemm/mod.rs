@@ -16,11 +16,13 @@ mod tests;
 
 use rayon::prelude::*;
 
+pub use driver::Threads;
 use driver::{multiply, Right};
 pub use epilogue::{Epilogue, Operand};
 use kernel::Kernel;
 pub use matrix::{MatrixMut, MatrixRef};
 pub use packed::PackedMatrix;
+pub(crate) use scratch::Scratch;
 
 /// Name of the micro-kernel this CPU gets: `avx512`, `avx2` or `portable`.
 pub fn kernel_name() -> &'static str {
@@ -59,7 +61,32 @@ pub fn gemm<'a, 'b>(
 ) {
     let (left, right) = (left.into(), right.into());
     check(&left, right.matrix.rows(), right.matrix.columns(), &c, &epilogue);
-    multiply(Kernel::best(), left, Right::Matrix(right), c, accumulate, epilogue);
+    let right = Right::Matrix(right);
+    multiply(Kernel::best(), left, right, c, accumulate, epilogue, Threads::All);
+}
+
+/// [`gemm`] on the calling thread, for products that are themselves tasks.
+///
+/// # Panics
+/// When the sizes do not fit together.
+pub fn gemm_on_this_thread<'a, 'b>(
+    left: impl Into<Operand<'a>>,
+    right: impl Into<Operand<'b>>,
+    c: MatrixMut<'_>,
+    accumulate: bool,
+) {
+    let (left, right) = (left.into(), right.into());
+    check(&left, right.matrix.rows(), right.matrix.columns(), &c, &Epilogue::None);
+    let right = Right::Matrix(right);
+    multiply(
+        Kernel::best(),
+        left,
+        right,
+        c,
+        accumulate,
+        Epilogue::None,
+        Threads::Calling,
+    );
 }
 
 /// [`gemm`] with a right factor that was packed before.
@@ -72,6 +99,7 @@ pub fn gemm_packed<'a>(
     c: MatrixMut<'_>,
     accumulate: bool,
     epilogue: Epilogue<'_>,
+    threads: Threads,
 ) {
     let left = left.into();
     check(&left, right.rows(), right.columns(), &c, &epilogue);
@@ -82,6 +110,7 @@ pub fn gemm_packed<'a>(
         c,
         accumulate,
         epilogue,
+        threads,
     );
 }
 
@@ -101,7 +130,7 @@ pub fn gemm_packed_batch(left: &[f32], right: &[PackedMatrix], c: &mut [f32], ro
     c.par_chunks_mut(rows * columns).enumerate().for_each(|(index, c)| {
         let left = MatrixRef::row_major(&left[index * rows * k..], rows, k);
         let c = MatrixMut::row_major(c, rows, columns);
-        gemm_packed(left, &right[index], c, false, Epilogue::None);
+        gemm_packed(left, &right[index], c, false, Epilogue::None, Threads::All);
     });
 }
 

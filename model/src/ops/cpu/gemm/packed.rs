@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::driver::Threads;
 use super::epilogue::Operand;
 use super::kernel::Kernel;
 use super::pack::pack_panel;
@@ -77,13 +78,24 @@ pub struct PackedMatrix {
 impl PackedMatrix {
     /// Packs `right` `(k, columns)` for this CPU.
     pub fn new<'a>(right: impl Into<Operand<'a>>) -> Self {
-        Self::for_kernel(right.into(), Kernel::best())
+        Self::for_kernel(right.into(), Kernel::best(), Threads::All, Scratch::owned)
     }
 
-    pub(super) fn for_kernel(right: Operand<'_>, kernel: &'static Kernel) -> Self {
+    /// Packs on the calling thread into a buffer that is reused afterwards: a factor of several products of one task.
+    pub(crate) fn briefly<'a>(right: impl Into<Operand<'a>>) -> Self {
+        Self::for_kernel(right.into(), Kernel::best(), Threads::Calling, Scratch::take)
+    }
+
+    pub(super) fn for_kernel(
+        right: Operand<'_>,
+        kernel: &'static Kernel,
+        threads: Threads,
+        buffer: fn(usize) -> Scratch,
+    ) -> Self {
         let (k, columns) = (right.matrix.rows(), right.matrix.columns());
-        let mut values = Scratch::owned(packed_len(columns, kernel.nr, k));
+        let mut values = buffer(packed_len(columns, kernel.nr, k));
         let widths = (kernel.nr, kernel.lanes);
+        let parallel = threads == Threads::All;
         pack(
             values.values_mut(),
             &right.transposed(),
@@ -91,7 +103,7 @@ impl PackedMatrix {
             0..k,
             widths,
             kernel,
-            true,
+            parallel,
         );
         Self {
             kernel,

@@ -15,12 +15,21 @@ struct Line([f32; 16]);
 static POOL: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
 
 /// A buffer on loan; its contents are arbitrary.
-pub(super) struct Scratch(Vec<Line>);
+pub(crate) struct Scratch {
+    lines: Vec<Line>,
+    pooled: bool,
+}
 
 impl Scratch {
     /// Takes a buffer of at least `len` values, preferably one that is large enough already.
-    pub(super) fn take(len: usize) -> Self {
+    pub(crate) fn take(len: usize) -> Self {
         let lines = len.div_ceil(16);
+        if lines == 0 {
+            return Self {
+                lines: Vec::new(),
+                pooled: false,
+            };
+        }
         let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let smallest_fit = (0..pool.len())
             .filter(|&index| pool[index].len() >= lines)
@@ -32,26 +41,34 @@ impl Scratch {
             buffer.clear();
             buffer.resize(lines, Line::zeroed());
         }
-        Self(buffer)
+        Self {
+            lines: buffer,
+            pooled: true,
+        }
     }
 
-    /// A buffer of exactly `len` values (rounded up to a cache line) that came from nowhere else.
-    pub(super) fn owned(len: usize) -> Self {
-        Self(vec![Line::zeroed(); len.div_ceil(16)])
+    /// A buffer of `len` values, rounded up to a cache line, that stays out of the pool: for long use.
+    pub(crate) fn owned(len: usize) -> Self {
+        Self {
+            lines: vec![Line::zeroed(); len.div_ceil(16)],
+            pooled: false,
+        }
     }
 
-    pub(super) fn values(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.0)
+    pub(crate) fn values(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.lines)
     }
 
-    pub(super) fn values_mut(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.lines)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        pool.push(std::mem::take(&mut self.0));
+        if self.pooled && !self.lines.is_empty() {
+            let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            pool.push(std::mem::take(&mut self.lines));
+        }
     }
 }

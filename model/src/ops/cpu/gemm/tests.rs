@@ -97,13 +97,13 @@ proptest! {
             for kernel in Kernel::available() {
                 let mut found = c.clone();
                 let target = MatrixMut::row_major(&mut found, m, n);
-                multiply(kernel, left, Right::Matrix(right.into()), target, accumulate, Epilogue::None);
+                multiply(kernel, left, Right::Matrix(right.into()), target, accumulate, Epilogue::None, Threads::All);
                 assert_close(&found, &expected, k, kernel.name);
 
-                let packed = PackedMatrix::for_kernel(right.into(), kernel);
+                let packed = PackedMatrix::for_kernel(right.into(), kernel, Threads::All, Scratch::owned);
                 let mut again = c.clone();
                 let target = MatrixMut::row_major(&mut again, m, n);
-                multiply(kernel, left, Right::Packed(packed.panels()), target, accumulate, Epilogue::None);
+                multiply(kernel, left, Right::Packed(packed.panels()), target, accumulate, Epilogue::None, Threads::All);
                 prop_assert_eq!(&found, &again, "packing ahead changed the result of {}", kernel.name);
             }
         }

@@ -1,0 +1,130 @@
+//! Loops over single rows that several operators share.
+
+use super::parallel::{for_each_chunk, map_tasks, ELEMENTS_PER_TASK, ROWS_PER_SUM};
+use super::simd::{for_each_level, multiply_add};
+
+/// Independent partial sums of one row, so that the sum is the same for every instruction set's width.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn total(lanes: [f32; LANES]) -> f32 {
+    let mut sums = lanes;
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+    }
+    sums[0]
+}
+
+/// `Σ term(i)` for `i < len`, in [`LANES`] interleaved partial sums.
+#[inline(always)]
+pub(crate) fn sum_by(len: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let whole = len / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    for index in whole..len {
+        lanes[index - whole] += term(index);
+    }
+    total(lanes)
+}
+
+for_each_level! {
+    /// `target += source`.
+    pub(crate) fn add_row(target: &mut [f32], source: &[f32]) {
+        for (target, &source) in target.iter_mut().zip(source) {
+            *target += source;
+        }
+    }
+
+    /// `target += left · right`.
+    pub(crate) fn add_product_row(target: &mut [f32], left: &[f32], right: &[f32]) {
+        for ((target, &left), &right) in target.iter_mut().zip(left).zip(right) {
+            *target = multiply_add::<FUSED>(left, right, *target);
+        }
+    }
+
+    /// `target = x + left · right`.
+    pub(crate) fn write_sum_of_product(target: &mut [f32], x: &[f32], left: &[f32], right: &[f32]) {
+        let x = &x[..target.len()];
+        let (left, right) = (&left[..target.len()], &right[..target.len()]);
+        for (index, target) in target.iter_mut().enumerate() {
+            *target = multiply_add::<FUSED>(left[index], right[index], x[index]);
+        }
+    }
+
+    /// `target = left + right`.
+    pub(crate) fn write_sum(target: &mut [f32], left: &[f32], right: &[f32]) {
+        let (left, right) = (&left[..target.len()], &right[..target.len()]);
+        for (index, target) in target.iter_mut().enumerate() {
+            *target = left[index] + right[index];
+        }
+    }
+
+    /// `values *= factor`.
+    pub(crate) fn scale_row(values: &mut [f32], factor: f32) {
+        for value in values {
+            *value *= factor;
+        }
+    }
+
+    /// `Σ left · right`.
+    pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
+        let right = &right[..left.len()];
+        sum_by(left.len(), |index| left[index] * right[index])
+    }
+}
+
+/// `target += source`, in parallel.
+pub fn accumulate(target: &mut [f32], source: &[f32]) {
+    assert_eq!(target.len(), source.len(), "a gradient has its tensor's size");
+    for_each_chunk(target, ELEMENTS_PER_TASK, |index, target| {
+        add_row(target, &source[index * ELEMENTS_PER_TASK..]);
+    });
+}
+
+/// `left + right`.
+pub fn add(left: &[f32], right: &[f32]) -> Vec<f32> {
+    assert_eq!(left.len(), right.len(), "terms of a sum have one size");
+    let mut sum = super::parallel::unwritten(left.len());
+    for_each_chunk(&mut sum, ELEMENTS_PER_TASK, |index, sum| {
+        let start = index * ELEMENTS_PER_TASK;
+        write_sum(sum, &left[start..], &right[start..]);
+    });
+    sum
+}
+
+/// `sums[column] += Σ_row matrix[row, column]`: the gradient of a bias.
+pub fn accumulate_column_sums(matrix: &[f32], sums: &mut [f32]) {
+    let columns = sums.len();
+    if columns == 0 {
+        return;
+    }
+    let rows = matrix.len() / columns;
+    let parts = map_tasks(rows.div_ceil(ROWS_PER_SUM), |task| {
+        let rows = task * ROWS_PER_SUM..rows.min((task + 1) * ROWS_PER_SUM);
+        let mut part = vec![0.0; columns];
+        for row in matrix[rows.start * columns..rows.end * columns].chunks_exact(columns) {
+            add_row(&mut part, row);
+        }
+        part
+    });
+    for part in parts {
+        add_row(sums, &part);
+    }
+}
+
+/// `values + repeated`, the second one again and again: values (samples·n), repeated (n).
+pub fn add_repeated(values: &[f32], repeated: &[f32]) -> Vec<f32> {
+    let mut sum = super::parallel::unwritten(values.len());
+    for_each_chunk(&mut sum, repeated.len(), |sample, sum| {
+        write_sum(sum, &values[sample * repeated.len()..], repeated);
+    });
+    sum
+}
