@@ -25,6 +25,7 @@ pub mod device;
 mod embeddings;
 mod error;
 mod heads;
+pub mod inception;
 mod init;
 mod layers;
 mod network;

@@ -10,8 +10,6 @@ use crate::torch_pickle::{TensorData, TorchFile, Value};
 use crate::NetworkConfig;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// A file of weights of either kind.
@@ -23,17 +21,10 @@ pub(super) enum Source {
 impl Source {
     /// Opens a file by what it starts with, not by its name.
     pub(super) fn open(path: &Path) -> Result<Self, ConvertError> {
-        let mut start = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(9).read_to_end(&mut start))
-            .map_err(|source| ConvertError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
-        // Behind the eight bytes of its length, a safetensors header is JSON.
-        match start.get(8) {
-            Some(b'{') => Ok(Self::Safetensors(SafetensorsFile::open(path)?)),
-            _ => Ok(Self::Torch(TorchFile::open(path)?)),
+        if SafetensorsFile::recognises(path)? {
+            Ok(Self::Safetensors(SafetensorsFile::open(path)?))
+        } else {
+            Ok(Self::Torch(TorchFile::open(path)?))
         }
     }
 

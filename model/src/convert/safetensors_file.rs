@@ -25,6 +25,18 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
+    /// Whether a file is of this format, by what it starts with: behind the eight bytes of its length, the header is JSON.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn recognises(path: &Path) -> Result<bool, ConvertError> {
+        let mut start = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(9).read_to_end(&mut start))
+            .map_err(|source| io_error(path, source))?;
+        Ok(start.get(8) == Some(&b'{'))
+    }
+
     /// Reads the header.
     ///
     /// # Errors

@@ -1,0 +1,163 @@
+//! Inception-v3 against golden numbers, with weights that a formula gives.
+#![allow(clippy::unwrap_used)]
+
+use deepflow_model::inception::{resize, Inception, InceptionError, ResizeMode, WeightSource};
+use deepflow_model::inception::{POOL_FEATURES, SPATIAL_FEATURES};
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+/// The weights of ../shared/golden/README.md: splitmix64 of the index, salted by the name.
+struct HashedWeights {
+    seed: u64,
+}
+
+impl WeightSource for HashedWeights {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, InceptionError> {
+        let mut crc = flate2::Crc::new();
+        crc.update(name.as_bytes());
+        let salt = (u64::from(crc.sum()) + 7919 * self.seed) & 0xffff_ffff;
+        let uniform = |index: u64| {
+            let mut z = (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(salt);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        };
+        let inputs: usize = shape[1..].iter().product();
+        let value = |u: f64| {
+            let c = 2.0 * u - 1.0;
+            match shape.len() {
+                4 => c * (6.0 / inputs as f64).sqrt(),
+                2 => c * (3.0 / inputs as f64).sqrt(),
+                _ if name.ends_with("running_var") => 1.0 + 0.5 * u,
+                _ if name.ends_with("bn.weight") => 1.0 + 0.1 * c,
+                _ => 0.1 * c,
+            }
+        };
+        Ok((0..shape.iter().product::<usize>() as u64)
+            .map(|index| value(uniform(index)) as f32)
+            .collect())
+    }
+}
+
+fn golden_cases() -> Vec<PathBuf> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
+    let folder = std::env::var_os("DEEPFLOW_GOLDEN_DIR").map_or(default, PathBuf::from);
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("inception_"))
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "no inception_* in {}", folder.display());
+    paths
+}
+
+fn f32s(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let tensor = tensors.tensor(name).unwrap();
+    match tensor.dtype() {
+        safetensors::Dtype::F32 => tensor
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect(),
+        safetensors::Dtype::F64 => tensor
+            .data()
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes(b.try_into().unwrap()) as f32)
+            .collect(),
+        safetensors::Dtype::U8 => tensor.data().iter().map(|&b| f32::from(b)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Within a share of the spread (standard deviation) of the expected values.
+fn check(what: &str, found: &[f32], expected: &[f32], share: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let mean = expected.iter().sum::<f32>() / expected.len() as f32;
+    let variance = expected.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / expected.len() as f32;
+    let error = found
+        .iter()
+        .zip(expected)
+        .fold(0f32, |error, (a, b)| error.max((a - b).abs()));
+    assert!(variance > 0.0);
+    assert!(
+        error <= share * variance.sqrt(),
+        "{what}: error {error}, spread {}",
+        variance.sqrt()
+    );
+}
+
+#[test]
+fn golden_outputs_within_a_thousandth_of_their_spread() {
+    for path in golden_cases() {
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        let weights = &metadata.metadata().as_ref().unwrap()["weights"];
+        let seed = serde_json::from_str::<serde_json::Value>(weights).unwrap()["seed"]
+            .as_u64()
+            .unwrap();
+        let network = Inception::new(&HashedWeights { seed }).unwrap();
+        let features = network.features(&f32s(&tensors, "in.image")).unwrap();
+        let batch = features.pool.len() / POOL_FEATURES;
+        assert_eq!(features.spatial.len(), batch * SPATIAL_FEATURES);
+        check("pool", &features.pool, &f32s(&tensors, "out.pool"), 1e-3);
+        check("spatial", &features.spatial, &f32s(&tensors, "out.spatial"), 1e-3);
+        let bias = network.classifier_bias();
+        let logits: Vec<f32> = features
+            .logits_without_bias
+            .chunks_exact(bias.len())
+            .flat_map(|row| row.iter().zip(bias).map(|(logit, bias)| logit + bias))
+            .collect();
+        check("logits", &logits, &f32s(&tensors, "out.logits"), 1e-3);
+    }
+}
+
+#[test]
+fn golden_resizes() {
+    for path in golden_cases() {
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let input = tensors.tensor("resize.in").unwrap();
+        let size = (input.shape()[2], input.shape()[3]);
+        let mut compared = 0;
+        for name in tensors.names() {
+            let mode = if name.starts_with("resize.tf1") {
+                ResizeMode::Tf1
+            } else if name.starts_with("resize.half_pixel") {
+                ResizeMode::HalfPixel
+            } else {
+                continue;
+            };
+            let target = tensors.tensor(name).unwrap().shape().to_vec();
+            let resized = resize(input.data(), size, (target[2], target[3]), mode);
+            for (found, expected) in resized.iter().zip(f32s(&tensors, name)) {
+                assert!((found - expected).abs() < 1e-3, "{name}: {found} != {expected}");
+            }
+            compared += 1;
+        }
+        assert!(compared >= 2, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_picture_of_the_right_size_is_left_as_it_is() {
+    let pixels: Vec<u8> = (0..3 * 5 * 4).map(|value| value * 4).collect();
+    let same: Vec<f32> = pixels.iter().map(|&value| f32::from(value)).collect();
+    for mode in [ResizeMode::Tf1, ResizeMode::HalfPixel] {
+        assert_eq!(resize(&pixels, (5, 4), (5, 4), mode), same);
+    }
+}
+
+#[test]
+fn weights_of_other_networks_are_refused_by_name() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let message = |path: &str| Inception::load(folder.join(path)).err().unwrap().to_string();
+    let other = message("golden/sit_1t.safetensors");
+    assert!(
+        other.contains("sit_1t.safetensors: tensor `Conv2d_1a_3x3.conv.weight` is missing, expected [32, 3, 3, 3]"),
+        "{other}"
+    );
+    let hostile = message("torch/hostile_zip.pt");
+    assert!(hostile.contains("posix.system"), "{hostile}");
+}
