@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod device;
+pub mod encode;
 pub mod evaluate;
 pub mod files;
 pub mod inspect;

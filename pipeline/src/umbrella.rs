@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::cli::{LogArgs, Stage};
+use crate::encode::EncodeArgs;
 use crate::inspect::InspectArgs;
 use crate::interrupt::Interrupt;
 
@@ -21,12 +22,14 @@ pub struct Umbrella {
 
 #[derive(Subcommand, Debug)]
 enum AnyStage {
+    Encode(EncodeArgs),
     Inspect(InspectArgs),
 }
 
 impl Umbrella {
     pub(crate) fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         match self.stage {
+            AnyStage::Encode(args) => args.run(interrupt),
             AnyStage::Inspect(args) => args.run(interrupt),
         }
     }

@@ -1,0 +1,243 @@
+//! The command line of the encode stage.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use deepflow_datasets::{Compression, Dtype};
+use deepflow_preprocess::codec::PcaOptions;
+use deepflow_preprocess::picture::{Background, Colour, DecodeOptions, Fit};
+use deepflow_preprocess::sources::SourceOptions;
+
+use super::{dry_run, encode, CodecChoice, EncodeOptions, PcaSource, SKIPPED_FILE};
+use crate::cli::{Stage, UsageError};
+use crate::config::{CodecConfig, CodecKind, Config, ConfigArgs};
+use crate::files::write_atomically;
+use crate::interrupt::Interrupt;
+use crate::progress::duration;
+use crate::rank::RankArgs;
+
+/// Turn pictures into shards of latents
+///
+/// Reads a folder of class folders, a flat folder, a tar of either, ImageNet's ILSVRC2012_img_train.tar (a tar of class
+/// tars, read in place), WebDataset tars of pictures, or an IDX file as of MNIST; JPEG, PNG and WebP. Every picture becomes
+/// a square (the centre crop of guided-diffusion), goes through the codec, and into a WebDataset shard. Files that cannot
+/// be used are left out and listed in skipped.jsonl. A run that was stopped goes on when the same command runs again, with
+/// the same bytes as if it had not been; several processes share the work with --rank and --world or their launcher's
+/// variables.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  deepflow encode --pictures train --out latents --set codec.size=256 --dry-run")]
+pub struct EncodeArgs {
+    /// Folder, tar or IDX file of pictures
+    #[arg(long, value_name = "PATH")]
+    pictures: PathBuf,
+    /// Folder to write to; new, empty, or of the same run
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Count, measure a few pictures, say how long and how large it would be, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Classes of pictures that are not in class folders: a label a line in the order of the file names, or NAME LABEL
+    /// lines; labels are numbers from 0 or class names
+    #[arg(long, value_name = "FILE", help_heading = "Pictures")]
+    labels: Option<PathBuf>,
+    /// What the classes are called: FOLDER NAME lines, such as ImageNet's LOC_synset_mapping.txt
+    #[arg(long, value_name = "FILE", help_heading = "Pictures")]
+    class_names: Option<PathBuf>,
+    /// Only the first N pictures, in the order in which they are encoded
+    #[arg(long, value_name = "N", help_heading = "Pictures")]
+    limit: Option<usize>,
+    /// Seed of the order in which pictures go into shards
+    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Pictures")]
+    order_seed: u64,
+    /// Keep the order of the source; then compressed and remote shards cannot be shuffled well
+    #[arg(long, conflicts_with = "order_seed", help_heading = "Pictures")]
+    in_order: bool,
+    /// Encode grey pictures (one channel)
+    #[arg(long, help_heading = "Pictures")]
+    grey: bool,
+    /// Lay transparent pictures over this colour, such as ffffff [default: keep the stored colour, as Pillow does]
+    #[arg(long, value_name = "RRGGBB", value_parser = background, help_heading = "Pictures")]
+    background: Option<[u8; 3]>,
+    /// How pictures become squares
+    #[arg(long, value_enum, default_value_t = FitArg::Crop, help_heading = "Pictures")]
+    fit: FitArg,
+    /// Keep the cropped picture beside its moments, as a PNG
+    #[arg(long, help_heading = "Pictures")]
+    keep_pictures: bool,
+    /// Threads that read and crop [default: one a core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Only the shards A up to but not including B, counted from 0
+    #[arg(long, value_name = "A..B", value_parser = shard_range, help_heading = "Sharing the work")]
+    shard_range: Option<Range<usize>>,
+    #[command(flatten)]
+    rank: RankArgs,
+    /// Print a JSON line of what was done to stdout
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FitArg {
+    /// Resize the short side, take the middle
+    Crop,
+    /// Lay small pictures unscaled on black, crop larger ones
+    Pad,
+}
+
+impl Stage for EncodeArgs {
+    fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let config = self.config.load(&[])?;
+        let (json, dry, out) = (self.json, self.dry_run, self.out.clone());
+        let options = self.options(&config)?;
+        if dry {
+            return report_dry_run(&options, json);
+        }
+        let report = encode(&options, interrupt)?;
+        write_atomically(&out.join(Config::FILE_NAME), config.to_toml().as_bytes())?;
+        if json {
+            println!("{}", serde_json::to_string(&report)?);
+            return Ok(());
+        }
+        let state = if report.complete {
+            ""
+        } else {
+            " (other processes have shards to write yet)"
+        };
+        println!(
+            "{}: {} samples encoded, {} of {} shards were there already{state}",
+            out.display(),
+            report.encoded,
+            report.shards_found,
+            report.shards
+        );
+        if report.skipped + report.repaired > 0 {
+            let list = out.join(SKIPPED_FILE);
+            println!(
+                "{}: {} pictures skipped, {} repaired",
+                list.display(),
+                report.skipped,
+                report.repaired
+            );
+        }
+        Ok(())
+    }
+}
+
+impl EncodeArgs {
+    fn options(self, config: &Config) -> anyhow::Result<EncodeOptions> {
+        let colour = if self.grey { Colour::Grey } else { Colour::Rgb };
+        let background = self.background.map_or(Background::Ignore, Background::Over);
+        Ok(EncodeOptions {
+            source_options: SourceOptions {
+                labels: self.labels,
+                class_names: self.class_names,
+            },
+            pictures: self.pictures,
+            limit: self.limit,
+            shuffle: (!self.in_order).then_some(self.order_seed),
+            out: self.out,
+            name: config.output.name.clone(),
+            shard_samples: config.output.shard_samples,
+            compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
+            dtype: if config.output.half { Dtype::F16 } else { Dtype::F32 },
+            codec: codec_choice(&config.codec)?,
+            size: config.codec.size,
+            decode: DecodeOptions {
+                colour,
+                background,
+                ..DecodeOptions::default()
+            },
+            fit: match self.fit {
+                FitArg::Crop => Fit::Crop,
+                FitArg::Pad => Fit::Pad,
+            },
+            mirror: config.output.mirror,
+            keep_pictures: self.keep_pictures,
+            batch: Some(config.codec.batch),
+            threads: self.threads,
+            shard_range: self.shard_range,
+            rank: self.rank.detect()?,
+        })
+    }
+}
+
+fn codec_choice(config: &CodecConfig) -> anyhow::Result<CodecChoice> {
+    match (config.kind, &config.weights) {
+        (CodecKind::Identity, _) => Ok(CodecChoice::Identity),
+        (CodecKind::Pca, Some(file)) => Ok(CodecChoice::Pca(PcaSource::File(file.clone()))),
+        (CodecKind::Pca, None) => {
+            let options = PcaOptions {
+                patch: config.patch,
+                channels: config.channels,
+                floor: config.whitening_floor,
+            };
+            Ok(CodecChoice::Pca(PcaSource::Fit {
+                options,
+                pictures: config.fit_images,
+            }))
+        }
+        (CodecKind::AutoencoderKl, _) => {
+            Err(UsageError("codec.kind = \"autoencoder-kl\": encode knows identity and pca".into()).into())
+        }
+    }
+}
+
+fn report_dry_run(options: &EncodeOptions, json: bool) -> anyhow::Result<()> {
+    let plan = dry_run(options)?;
+    if json {
+        println!("{}", serde_json::to_string(&plan)?);
+        return Ok(());
+    }
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "{}: {} pictures ({:.1} MiB) in {} classes",
+        options.pictures.display(),
+        plan.pictures,
+        mebibytes(plan.source_bytes),
+        plan.classes
+    );
+    println!(
+        "{} measured: {:.2} ms to read and crop, {:.2} ms in the codec, {} unusable",
+        plan.measured,
+        plan.load_s * 1e3,
+        plan.codec_s * 1e3,
+        plan.unusable
+    );
+    if let Some(reason) = plan.first_reason {
+        println!("unusable: {reason}");
+    }
+    println!(
+        "latents {:?}: about {} and {:.1} MiB in {} shards before compression",
+        plan.latent_shape,
+        duration(Duration::from_secs_f64(plan.seconds.min(1e9))),
+        mebibytes(plan.bytes),
+        plan.shards
+    );
+    Ok(())
+}
+
+fn background(text: &str) -> Result<[u8; 3], UsageError> {
+    let digits = text.trim_start_matches('#');
+    match u32::from_str_radix(digits, 16) {
+        Ok(value) if digits.len() == 6 => Ok([(value >> 16) as u8, (value >> 8) as u8, value as u8]),
+        _ => Err(UsageError(format!(
+            "{text:?}: expected six hexadecimal digits, such as ffffff"
+        ))),
+    }
+}
+
+/// `A..B`, counted from 0, without B.
+fn shard_range(text: &str) -> Result<Range<usize>, UsageError> {
+    let numbers = text
+        .split_once("..")
+        .and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
+    match numbers {
+        Some((start, end)) if start <= end => Ok(start..end),
+        _ => Err(UsageError(format!("{text:?}: expected A..B, such as 0..16"))),
+    }
+}
