@@ -1,7 +1,7 @@
 //! Files that are whole or not there.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -11,8 +11,41 @@ use anyhow::Context;
 /// # Errors
 /// What the system says, with the path; the old content stays.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_and_rename(path, bytes, File::sync_all)
+}
+
+/// As [`write_atomically`], but survives only the end of the process, not of the machine, until [`sync_folder`] is
+/// called: for many small files that are synced together.
+///
+/// # Errors
+/// What the system says, with the path; the old content stays.
+pub fn write_atomically_unsynced(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_and_rename(path, bytes, |_| Ok(()))
+}
+
+/// Waits until everything below `folder` is on the disk.
+///
+/// # Errors
+/// What the system says, with the path.
+pub fn sync_folder(folder: &Path) -> anyhow::Result<()> {
+    let opened = File::open(folder).with_context(|| folder.display().to_string())?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(&opened).with_context(|| folder.display().to_string())?;
+    #[cfg(all(unix, not(target_os = "linux")))]
+    rustix::fs::sync();
+    drop(opened);
+    Ok(())
+}
+
+fn write_and_rename(path: &Path, bytes: &[u8], sync: impl Fn(&File) -> io::Result<()>) -> anyhow::Result<()> {
     let partial = partial_name(path);
-    let written = write_synced(&partial, bytes).and_then(|()| fs::rename(&partial, path));
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        sync(&file)?;
+        fs::rename(&partial, path)
+    };
+    let written = write();
     if written.is_err() {
         // Half a file helps nobody; the first error is the one to report.
         let _ = fs::remove_file(&partial);
@@ -33,10 +66,4 @@ pub fn partial_name(path: &Path) -> PathBuf {
 /// What the system says, with the path.
 pub fn make_folder(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| path.display().to_string())
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }

@@ -14,7 +14,9 @@
 //! ```
 
 pub mod cli;
+pub mod codecs;
 pub mod config;
+pub mod decode;
 pub mod demo;
 pub mod device;
 pub mod encode;

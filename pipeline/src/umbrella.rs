@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::cli::{LogArgs, Stage};
+use crate::decode::DecodeArgs;
 use crate::encode::EncodeArgs;
 use crate::inspect::InspectArgs;
 use crate::interrupt::Interrupt;
@@ -23,6 +24,7 @@ pub struct Umbrella {
 #[derive(Subcommand, Debug)]
 enum AnyStage {
     Encode(EncodeArgs),
+    Decode(DecodeArgs),
     Inspect(InspectArgs),
 }
 
@@ -30,6 +32,7 @@ impl Umbrella {
     pub(crate) fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         match self.stage {
             AnyStage::Encode(args) => args.run(interrupt),
+            AnyStage::Decode(args) => args.run(interrupt),
             AnyStage::Inspect(args) => args.run(interrupt),
         }
     }

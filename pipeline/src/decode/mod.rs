@@ -1,0 +1,197 @@
+//! The decode stage: shards of latents to pictures.
+//!
+//! Every picture first becomes a PNG file of its own, whole or not there, so that a run that was stopped goes on with the
+//! next picture even where one picture takes seconds. Tars and `.npz` files are packed from those files once a shard, or
+//! everything, is there. A shard belongs to one process, so several share the work without overlap.
+
+mod arguments;
+mod pack;
+mod pictures;
+mod places;
+mod sheet;
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context};
+use deepflow_datasets::{Index, INDEX_FILE};
+use deepflow_preprocess::codec::Codec;
+use deepflow_preprocess::picture::PngCompression;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::config::OutputFormat;
+use crate::files::{make_folder, write_atomically};
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::rank::Rank;
+use places::Places;
+
+pub use arguments::{shard_range, DecodeArgs};
+
+/// What to decode, and to where.
+#[derive(Clone, Debug)]
+pub struct DecodeOptions {
+    /// Folder of latent shards with an `index.json`: generated latents, or encoded moments, whose mean is decoded.
+    pub shards: PathBuf,
+    /// Folder to write to.
+    pub out: PathBuf,
+    /// PNG files, tars of PNG files, or one `.npz`.
+    pub format: OutputFormat,
+    /// How much time goes into the size of the PNG files.
+    pub compression: PngCompression,
+    /// Columns of the contact sheet; 0 makes none.
+    pub sheet_columns: usize,
+    /// Latents decoded at once; `None` leaves it to the codec.
+    pub batch: Option<usize>,
+    /// Only these shards, counted from 0; `None` means all.
+    pub shard_range: Option<Range<usize>>,
+    /// Which of the processes that share the work this is.
+    pub rank: Rank,
+}
+
+/// What was decoded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DecodeReport {
+    /// Pictures decoded by this call.
+    pub decoded: usize,
+    /// Pictures that were there already.
+    pub found: usize,
+    /// Whether all shards are done, by this process and the others, and what is made of all of them is written.
+    pub complete: bool,
+    /// The contact sheet, once everything is there.
+    pub contact_sheet: Option<PathBuf>,
+}
+
+/// What decided the pictures in a folder: a later run with another record is another run.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    index_sha256: String,
+    codec: String,
+    weights_sha256: String,
+    format: OutputFormat,
+    compression: PngCompression,
+    sheet_columns: usize,
+}
+
+/// Decodes the shards that fall to this process, and finishes what is made of all shards when it is the last.
+///
+/// # Errors
+/// When a shard or the output cannot be read or written, a sample has no latent of the codec's shape, the output folder
+/// holds another run, or the work was interrupted ([`crate::interrupt::Interrupted`]).
+pub fn decode(options: &DecodeOptions, codec: &dyn Codec, interrupt: &Interrupt) -> anyhow::Result<DecodeReport> {
+    let index = Index::load(&options.shards)?;
+    if index.samples == 0 {
+        bail!("{}: no samples to decode", options.shards.join(INDEX_FILE).display());
+    }
+    let mine = share(options, index.shards.len())?;
+    let places = Places::new(&options.out, options.format, &index);
+    begin(options, codec, &places)?;
+    let wanted = sheet::plan(&options.shards, &index, options.sheet_columns)?;
+
+    let (mut decoded, mut found) = (0, 0);
+    let total = mine.iter().map(|&shard| index.shards[shard].samples).sum();
+    let progress = Progress::start("decode", "images", 0, total);
+    for shard in mine {
+        let samples = index.shards[shard].samples as usize;
+        if places.is_done(shard) {
+            found += samples;
+            progress.advance(samples as u64);
+            continue;
+        }
+        let work = pictures::Work {
+            shards: &options.shards,
+            shard,
+            places: &places,
+            codec,
+            compression: options.compression,
+            batch: options.batch.unwrap_or_else(|| codec.preferred_batch()).max(1),
+        };
+        let new = work.run(&progress, interrupt)?;
+        decoded += new;
+        found += samples.saturating_sub(new);
+        sheet::keep(&places, shard, &wanted)?;
+        if options.format == OutputFormat::Tar {
+            pack::tar(&options.shards, &places, shard)?;
+        }
+        places.mark_done(shard)?;
+    }
+    drop(progress);
+
+    let complete = (0..index.shards.len()).all(|shard| places.is_done(shard));
+    let mut contact_sheet = None;
+    if complete {
+        if options.format == OutputFormat::Npz {
+            let side = codec.identity().picture_size();
+            pack::npz(&options.shards, &index, &places, side)?;
+        }
+        contact_sheet = sheet::write(&places, &wanted)?;
+        places.remove_work()?;
+    }
+    Ok(DecodeReport {
+        decoded,
+        found,
+        complete,
+        contact_sheet,
+    })
+}
+
+/// The shards that fall to this process.
+fn share(options: &DecodeOptions, shards: usize) -> anyhow::Result<Vec<usize>> {
+    let range = options.shard_range.clone().unwrap_or(0..shards);
+    if range.start > range.end || range.end > shards {
+        bail!(
+            "--shard-range {}..{}: {} has {shards} shards",
+            range.start,
+            range.end,
+            options.shards.display()
+        );
+    }
+    Ok(range.filter(|&shard| options.rank.owns(shard)).collect())
+}
+
+/// Makes the output folder, or checks that what it holds came from the same latents, codec and settings.
+fn begin(options: &DecodeOptions, codec: &dyn Codec, places: &Places) -> anyhow::Result<()> {
+    let index_path = options.shards.join(INDEX_FILE);
+    let index = fs::read(&index_path).with_context(|| index_path.display().to_string())?;
+    let record = Record {
+        index_sha256: Sha256::digest(index).iter().map(|byte| format!("{byte:02x}")).collect(),
+        codec: codec.identity().name.clone(),
+        weights_sha256: codec.identity().weights_sha256.clone(),
+        format: options.format,
+        compression: options.compression,
+        sheet_columns: options.sheet_columns,
+    };
+    let path = places.record();
+    match fs::read(&path) {
+        Ok(bytes) => check_same_run(&record, &bytes, &path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some()) {
+                bail!(
+                    "{}: holds files that decode did not write; expected a new or empty folder, or an earlier run's",
+                    options.out.display()
+                );
+            }
+            make_folder(&options.out)?;
+            write_atomically(&path, &serde_json::to_vec_pretty(&record)?)
+        }
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+fn check_same_run(record: &Record, earlier: &[u8], path: &Path) -> anyhow::Result<()> {
+    let earlier: serde_json::Value = serde_json::from_slice(earlier).with_context(|| path.display().to_string())?;
+    let expected = serde_json::to_value(record)?;
+    let fields = expected.as_object().into_iter().flatten();
+    for (field, expected) in fields {
+        let found = earlier.get(field).unwrap_or(&serde_json::Value::Null);
+        if found != expected {
+            bail!(
+                "{}: the folder holds another run ({field} is {found}, this run has {expected}); give another folder",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}

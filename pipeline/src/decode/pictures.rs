@@ -1,0 +1,162 @@
+//! One shard of latents to PNG files: reading, decoding and compressing overlap.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{bail, Context};
+use crossbeam_channel::{bounded, Receiver, Sender};
+use deepflow_datasets::{Index, Limits, Sample, ShardReader, LATENT, MOMENTS};
+use deepflow_preprocess::codec::Codec;
+use deepflow_preprocess::picture::{write_png, Pixels, PngCompression};
+
+use super::places::Places;
+use crate::files::{make_folder, write_atomically_unsynced};
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+
+/// Batches that may wait between two steps.
+const BATCHES_AHEAD: usize = 2;
+
+/// The shard to decode, and how.
+pub(super) struct Work<'a> {
+    pub(super) shards: &'a Path,
+    pub(super) shard: usize,
+    pub(super) places: &'a Places,
+    pub(super) codec: &'a dyn Codec,
+    pub(super) compression: PngCompression,
+    pub(super) batch: usize,
+}
+
+/// Latents that are decoded together, and the files they become.
+#[derive(Default)]
+struct Batch {
+    latents: Vec<f32>,
+    files: Vec<PathBuf>,
+}
+
+impl Work<'_> {
+    /// Writes the pictures that are not there yet; returns how many these were.
+    pub(super) fn run(&self, progress: &Progress, interrupt: &Interrupt) -> anyhow::Result<usize> {
+        let (latents, to_decode) = bounded::<anyhow::Result<Batch>>(BATCHES_AHEAD);
+        let writers = thread::available_parallelism().map_or(1, usize::from);
+        let (decoded, to_write) = bounded::<(Pixels, PathBuf)>(writers * 4);
+        thread::scope(|scope| {
+            scope.spawn(|| self.read(latents, progress, interrupt));
+            let writing: Vec<_> = (0..writers)
+                .map(|_| {
+                    let to_write = to_write.clone();
+                    scope.spawn(move || self.write(&to_write, progress))
+                })
+                .collect();
+            // The writers must see the channel close when the last of them stops for an error.
+            drop(to_write);
+            let outcome = self.decode(to_decode, decoded, interrupt);
+            let mut written = 0;
+            for writer in writing {
+                match writer.join() {
+                    Ok(count) => written += count?,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            outcome.map(|()| written)
+        })
+    }
+
+    fn read(&self, batches: Sender<anyhow::Result<Batch>>, progress: &Progress, interrupt: &Interrupt) {
+        // A send fails only when the receiver has stopped, which then reports its own reason.
+        match self.read_batches(&batches, progress, interrupt) {
+            Ok(()) => {}
+            Err(error) => drop(batches.send(Err(error))),
+        }
+    }
+
+    fn read_batches(
+        &self,
+        batches: &Sender<anyhow::Result<Batch>>,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        let index = Index::load(self.shards)?;
+        let name = &index.shards[self.shard].name;
+        let mut batch = Batch::default();
+        for sample in ShardReader::open(&self.shards.join(name), Limits::default())? {
+            interrupt.check()?;
+            let sample = sample?;
+            let file = self.places.picture(self.shard, sample.class(name)?, &sample.key);
+            if file.exists() {
+                progress.advance(1);
+                continue;
+            }
+            batch.latents.extend(self.latent(&sample, name)?);
+            batch.files.push(file);
+            if batch.files.len() == self.batch && batches.send(Ok(std::mem::take(&mut batch))).is_err() {
+                return Ok(());
+            }
+        }
+        if !batch.files.is_empty() {
+            // As above: whoever stopped listening has a reason of its own.
+            let _ = batches.send(Ok(batch));
+        }
+        Ok(())
+    }
+
+    /// The generated latent, else the posterior mean.
+    fn latent(&self, sample: &Sample, shard: &str) -> anyhow::Result<Vec<f32>> {
+        let shape = self.codec.identity().latent_shape;
+        let [channels, height, width] = shape;
+        let (member, array, expected) = if let Some(array) = sample.array(LATENT, shard)? {
+            (LATENT, array, shape)
+        } else if let Some(array) = sample.array(MOMENTS, shard)? {
+            (MOMENTS, array, [2 * channels, height, width])
+        } else {
+            bail!(
+                "{shard}: key {}: neither {LATENT} nor {MOMENTS}, expected one of them",
+                sample.key
+            );
+        };
+        if array.shape != expected {
+            bail!(
+                "{shard}: key {}: {member} has shape {:?}, expected {expected:?} for the codec {}",
+                sample.key,
+                array.shape,
+                self.codec.identity().name,
+            );
+        }
+        let mut values = array.data;
+        values.truncate(channels * height * width);
+        Ok(values)
+    }
+
+    fn decode(
+        &self,
+        batches: Receiver<anyhow::Result<Batch>>,
+        decoded: Sender<(Pixels, PathBuf)>,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        for batch in batches {
+            let Batch { latents, files } = batch?;
+            interrupt.check()?;
+            for picture in self.codec.decode(&latents)?.into_iter().zip(files) {
+                if decoded.send(picture).is_err() {
+                    // All writers have stopped, each with its own error.
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, pictures: &Receiver<(Pixels, PathBuf)>, progress: &Progress) -> anyhow::Result<usize> {
+        let mut written = 0;
+        for (pixels, file) in pictures {
+            if let Some(folder) = file.parent() {
+                make_folder(folder)?;
+            }
+            let png = write_png(&pixels, self.compression).with_context(|| file.display().to_string())?;
+            write_atomically_unsynced(&file, &png)?;
+            progress.advance(1);
+            written += 1;
+        }
+        Ok(written)
+    }
+}

@@ -1,0 +1,158 @@
+//! Where the pictures of a sample go, and what is kept while the work is not done.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use deepflow_datasets::Index;
+
+use crate::config::OutputFormat;
+use crate::files::{make_folder, sync_folder, write_atomically};
+
+/// Up to this many samples, class folders need no further folders below them.
+const FLAT_UP_TO: u64 = 10_000;
+
+/// The layout of an output folder.
+pub(super) struct Places {
+    out: PathBuf,
+    format: OutputFormat,
+    flat: bool,
+    /// Names of the shards without their endings.
+    shards: Vec<String>,
+    /// Folder names of the classes, by index.
+    classes: Vec<String>,
+}
+
+impl Places {
+    pub(super) fn new(out: &Path, format: OutputFormat, index: &Index) -> Self {
+        let stem = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+        Self {
+            out: out.to_owned(),
+            format,
+            flat: index.samples <= FLAT_UP_TO,
+            shards: index.shards.iter().map(|shard| stem(&shard.name)).collect(),
+            classes: index.classes.iter().map(|class| file_name(&class.name)).collect(),
+        }
+    }
+
+    /// What was decoded here, from what.
+    pub(super) fn record(&self) -> PathBuf {
+        self.out.join("decode.json")
+    }
+
+    /// The PNG file of a sample: `CLASS/KEY.png`, in large sets `CLASS/SHARD/KEY.png`, so that no folder gets more files
+    /// than a shard has samples or than a small set has in all. Until it is packed, `.work/SHARD/KEY.png`.
+    pub(super) fn picture(&self, shard: usize, class: Option<u32>, key: &str) -> PathBuf {
+        let mut path = if self.format == OutputFormat::Folders {
+            let folder = self.out.join(self.class_folder(class));
+            if self.flat {
+                folder
+            } else {
+                folder.join(&self.shards[shard])
+            }
+        } else {
+            self.shard_work(shard)
+        };
+        path.push(format!("{}.png", file_name(key)));
+        path
+    }
+
+    /// The name of the folder of a class.
+    fn class_folder(&self, class: Option<u32>) -> String {
+        match class {
+            None => "unlabelled".to_owned(),
+            Some(class) => self
+                .classes
+                .get(class as usize)
+                .cloned()
+                .unwrap_or_else(|| format!("{class:04}")),
+        }
+    }
+
+    /// The tar that holds the pictures of a shard.
+    pub(super) fn tar(&self, shard: usize) -> PathBuf {
+        self.out.join(format!("images-{shard:06}.tar"))
+    }
+
+    /// The one array of all pictures.
+    pub(super) fn npz(&self) -> PathBuf {
+        self.out.join("samples.npz")
+    }
+
+    /// The contact sheet.
+    pub(super) fn sheet(&self) -> PathBuf {
+        self.out.join("contact-sheet.png")
+    }
+
+    /// A tile of the contact sheet, kept until all tiles are there.
+    pub(super) fn sheet_tile(&self, row: usize, column: usize) -> PathBuf {
+        self.work().join("sheet").join(format!("{row:03}-{column:03}.png"))
+    }
+
+    /// Pictures of a shard that are not packed yet.
+    pub(super) fn shard_work(&self, shard: usize) -> PathBuf {
+        self.work().join(&self.shards[shard])
+    }
+
+    /// Whether a shard was finished, by this process or another.
+    pub(super) fn is_done(&self, shard: usize) -> bool {
+        self.done(shard).exists()
+    }
+
+    /// Marks a shard as finished: everything of it is on the disk.
+    pub(super) fn mark_done(&self, shard: usize) -> anyhow::Result<()> {
+        sync_folder(&self.out)?;
+        make_folder(&self.out.join(".done"))?;
+        write_atomically(&self.done(shard), b"")
+    }
+
+    /// Removes what was only kept while the work was not done.
+    pub(super) fn remove_work(&self) -> anyhow::Result<()> {
+        let work = self.work();
+        match fs::remove_dir_all(&work) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| work.display().to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn work(&self) -> PathBuf {
+        self.out.join(".work")
+    }
+
+    fn done(&self, shard: usize) -> PathBuf {
+        self.out.join(".done").join(&self.shards[shard])
+    }
+}
+
+/// A key or class name as one part of a path: folder parts are joined, nothing hides and nothing leaves the folder.
+fn file_name(name: &str) -> String {
+    let joined: String = name
+        .chars()
+        .map(|letter| {
+            if matches!(letter, '/' | '\\' | ':') || letter.is_control() {
+                '_'
+            } else {
+                letter
+            }
+        })
+        .collect();
+    match joined.strip_prefix('.') {
+        Some(rest) => format!("_{rest}"),
+        None => joined,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_in_their_folder() {
+        assert_eq!(file_name("n01440764/n01440764_18"), "n01440764_n01440764_18");
+        assert_eq!(file_name("../../etc/passwd"), "_._.._etc_passwd");
+        assert_eq!(file_name("/absolute"), "_absolute");
+        assert_eq!(file_name(".hidden"), "_hidden");
+    }
+}

@@ -1,0 +1,253 @@
+//! The decode stage, run as its own program: every format, continuation, shared work, and what it refuses.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use assert_cmd::Command;
+use deepflow_datasets::{Class, Codec, Compression, DatasetPlan, DatasetWriter, Dtype, Limits, Sample, ShardReader};
+use deepflow_preprocess::picture::{decode, DecodeOptions};
+
+const SIDE: usize = 4;
+const SAMPLES_A_SHARD: usize = 3;
+
+/// Latents of the identity codec: sample `i` is a plain picture of the colour (i, 2i, 3i), of class i % 2.
+fn write_latents(folder: &Path, samples: usize) {
+    let codec = Codec {
+        name: "identity".into(),
+        weights_sha256: None,
+        scale_factor: 1.0,
+        latent_shape: [3, SIDE, SIDE],
+        dtype: Dtype::F32,
+        resolution: SIDE,
+        settings: BTreeMap::new(),
+    };
+    let class = |index, name: &str| Class {
+        index,
+        name: name.into(),
+        label: None,
+    };
+    let plan = DatasetPlan {
+        name: "samples".into(),
+        compression: Compression::None,
+        codec,
+        classes: vec![class(0, "even"), class(1, "odd")],
+    };
+    let writer = DatasetWriter::create(folder, plan).unwrap();
+    let shards = samples.div_ceil(SAMPLES_A_SHARD);
+    for shard in 0..shards {
+        let mut tar = writer.begin_shard(shard).unwrap();
+        for i in shard * SAMPLES_A_SHARD..samples.min((shard + 1) * SAMPLES_A_SHARD) {
+            let latent: Vec<f32> = colour(i)
+                .iter()
+                .flat_map(|&byte| vec![f32::from(byte) / 127.5 - 1.0; SIDE * SIDE])
+                .collect();
+            let sample = Sample::new(format!("{i:08}"))
+                .with_array("latent.npy", &latent, &[3, SIDE, SIDE], Dtype::F32)
+                .unwrap()
+                .with_class(i as u32 % 2);
+            tar.write(&sample).unwrap();
+        }
+        tar.finish().unwrap();
+    }
+    writer.finish(shards).unwrap();
+}
+
+fn colour(i: usize) -> [u8; 3] {
+    [i as u8, 2 * i as u8, 3 * i as u8]
+}
+
+fn decode_command(latents: &Path, out: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deepflow-decode"));
+    command
+        .arg("--shards")
+        .arg(latents)
+        .arg("--out")
+        .arg(out)
+        .args(arguments);
+    command
+}
+
+fn error_line(command: &mut Command, code: i32) -> String {
+    let output = command.assert().code(code).get_output().stderr.clone();
+    let text = String::from_utf8(output).unwrap();
+    let errors: Vec<_> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "one line: {text}");
+    errors[0].to_owned()
+}
+
+fn first_pixel(png: &[u8]) -> [u8; 3] {
+    let pixels = decode(png, &DecodeOptions::default()).unwrap().pixels;
+    assert_eq!((pixels.width(), pixels.height()), (SIDE, SIDE));
+    pixels.data()[..3].try_into().unwrap()
+}
+
+/// Every file below a folder and its content.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(folder) {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() {
+            let name = entry
+                .path()
+                .strip_prefix(folder)
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
+            found.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn pictures_land_in_class_folders_with_a_sheet() {
+    let folder = tempfile::tempdir().unwrap();
+    let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+    write_latents(&latents, 8);
+    decode_command(&latents, &out, &[]).assert().success();
+    for i in 0..8 {
+        let class = if i % 2 == 0 { "even" } else { "odd" };
+        let png = fs::read(out.join(class).join(format!("{i:08}.png"))).unwrap();
+        assert_eq!(first_pixel(&png), colour(i));
+    }
+    let sheet = decode(
+        &fs::read(out.join("contact-sheet.png")).unwrap(),
+        &DecodeOptions::default(),
+    )
+    .unwrap();
+    // Two rows of four tiles with a gap of two pixels around each.
+    assert_eq!(
+        (sheet.pixels.width(), sheet.pixels.height()),
+        (4 * (SIDE + 2) + 2, 2 * (SIDE + 2) + 2)
+    );
+}
+
+#[test]
+fn tars_hold_pictures_and_classes_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+    write_latents(&latents, 5);
+    decode_command(&latents, &out, &["--set", "output.format=tar"])
+        .assert()
+        .success();
+    let mut i = 0;
+    for shard in 0..2 {
+        for sample in ShardReader::open(&out.join(format!("images-{shard:06}.tar")), Limits::default()).unwrap() {
+            let sample = sample.unwrap();
+            assert_eq!(sample.key, format!("{i:08}"));
+            assert_eq!(sample.class("").unwrap(), Some(i as u32 % 2));
+            assert_eq!(first_pixel(&sample.member("png").unwrap().data), colour(i));
+            i += 1;
+        }
+    }
+    assert_eq!(i, 5);
+}
+
+#[test]
+fn npz_is_the_array_the_adm_evaluator_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+    write_latents(&latents, 7);
+    decode_command(&latents, &out, &["--set", "output.format=npz"])
+        .assert()
+        .success();
+    let mut archive = zip::ZipArchive::new(fs::File::open(out.join("samples.npz")).unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    archive.by_name("arr_0.npy").unwrap().read_to_end(&mut bytes).unwrap();
+    let array = npyz::NpyFile::new(bytes.as_slice()).unwrap();
+    assert_eq!(array.shape(), [7, SIDE as u64, SIDE as u64, 3]);
+    assert_eq!(array.order(), npyz::Order::C);
+    let values = array.into_vec::<u8>().unwrap();
+    for (i, picture) in values.chunks_exact(SIDE * SIDE * 3).enumerate() {
+        assert!(picture.chunks_exact(3).all(|pixel| pixel == colour(i)));
+    }
+    assert!(!out.join(".work").exists());
+}
+
+#[test]
+fn shared_and_continued_work_gives_the_same_files() {
+    for format in ["folders", "tar", "npz"] {
+        let folder = tempfile::tempdir().unwrap();
+        let latents = folder.path().join("latents");
+        write_latents(&latents, 11);
+        let format = format!("output.format={format}");
+        let whole = folder.path().join("whole");
+        decode_command(&latents, &whole, &["--set", &format]).assert().success();
+
+        let shared = folder.path().join("shared");
+        for rank in ["1", "0", "2"] {
+            decode_command(&latents, &shared, &["--set", &format, "--rank", rank, "--world", "3"])
+                .assert()
+                .success();
+        }
+        assert_eq!(files(&whole), files(&shared), "{format}");
+
+        // A killed run leaves some pictures and no mark: as if only part of the second shard had been written.
+        let continued = folder.path().join("continued");
+        decode_command(&latents, &continued, &["--set", &format, "--shard-range", "0..2"])
+            .assert()
+            .success();
+        fs::remove_file(continued.join(".done/samples-000001")).unwrap();
+        if format.ends_with("folders") {
+            fs::remove_file(continued.join("even/00000004.png")).unwrap();
+        }
+        decode_command(&latents, &continued, &["--set", &format])
+            .assert()
+            .success();
+        assert_eq!(files(&whole), files(&continued), "{format}");
+    }
+}
+
+#[test]
+fn a_folder_of_another_run_is_refused_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (latents, other, out) = (
+        folder.path().join("a"),
+        folder.path().join("b"),
+        folder.path().join("out"),
+    );
+    write_latents(&latents, 2);
+    write_latents(&other, 3);
+    decode_command(&latents, &out, &[]).assert().success();
+    let before = files(&out);
+    let line = error_line(&mut decode_command(&other, &out, &[]), 1);
+    assert!(line.contains("another run") && line.contains("index_sha256"), "{line}");
+    assert_eq!(files(&out), before);
+
+    fs::create_dir(folder.path().join("holiday")).unwrap();
+    fs::write(folder.path().join("holiday/beach.jpg"), "sun").unwrap();
+    let line = error_line(&mut decode_command(&latents, &folder.path().join("holiday"), &[]), 1);
+    assert!(line.contains("holiday") && line.contains("did not write"), "{line}");
+}
+
+#[test]
+fn a_truncated_shard_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+    write_latents(&latents, 3);
+    let shard = latents.join("samples-000000.tar");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    let line = error_line(&mut decode_command(&latents, &out, &[]), 1);
+    assert!(line.contains("samples-000000.tar"), "{line}");
+    assert!(!out.join(".done/samples-000000").exists());
+}
+
+#[test]
+fn latents_of_another_shape_are_named_with_shard_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+    write_latents(&latents, 2);
+    let mut tar =
+        deepflow_datasets::ShardWriter::create(&latents.join("samples-000000.tar"), Compression::None).unwrap();
+    let sample = Sample::new("00000000").with_array("latent.npy", &[0.0; 12], &[3, 2, 2], Dtype::F32);
+    tar.write(&sample.unwrap().with_class(0)).unwrap();
+    tar.finish().unwrap();
+    let line = error_line(&mut decode_command(&latents, &out, &[]), 1);
+    for part in ["samples-000000.tar", "00000000", "[3, 2, 2]", "[3, 4, 4]"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
