@@ -17,6 +17,7 @@
 //! # Ok::<(), deepflow_model::ModelError>(())
 //! ```
 
+pub mod autoencoder;
 mod blocks;
 mod checkpointing;
 pub mod config;

@@ -1,0 +1,31 @@
+//! AutoencoderKL, the image autoencoder of Stable Diffusion, for inference on a CPU.
+//!
+//! [`AutoencoderKl::load`] reads what the diffusers library writes (a folder with `config.json` and
+//! `diffusion_pytorch_model.safetensors`, sharded or `.bin` too) and checkpoints with the original CompVis names.
+//! [`AutoencoderKl::encode`] gives the posterior's mean and standard deviation, [`AutoencoderKl::decode`] the picture.
+//! Both work on one picture at a time and use all threads for it, so memory does not grow with the batch.
+//!
+//! ```
+//! use deepflow_model::autoencoder::{AutoencoderConfig, AutoencoderKl};
+//! let config = AutoencoderConfig { block_out_channels: vec![16, 32], norm_num_groups: 8, ..AutoencoderConfig::default() };
+//! let autoencoder = AutoencoderKl::random(config, 1)?;
+//! let posterior = autoencoder.encode(&vec![0.5; 3 * 16 * 16], 16, 16)?;
+//! assert_eq!(posterior.shape, [4, 8, 8]);
+//! let picture = autoencoder.decode(&posterior.mean, 8, 8)?;
+//! assert_eq!(picture.len(), 3 * 16 * 16);
+//! # Ok::<(), deepflow_model::autoencoder::AutoencoderError>(())
+//! ```
+
+mod blocks;
+mod config;
+mod decoder;
+mod encoder;
+mod error;
+mod files;
+mod model;
+mod names;
+mod weights;
+
+pub use config::AutoencoderConfig;
+pub use error::AutoencoderError;
+pub use model::{AutoencoderKl, Posterior};
