@@ -260,6 +260,21 @@ mod tests {
         assert_eq!(selected.fallback, Some(DeviceError::NotBuilt));
     }
 
+    /// The trampolines let this binary start without any CUDA library; this is what it says then.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn without_a_driver_cuda_is_refused_in_one_line_and_auto_falls_back() {
+        if std::path::Path::new("/dev/nvidiactl").exists() {
+            return; // a machine with a driver: tests/cuda.rs runs on its card
+        }
+        let error = DeviceChoice::Cuda(0).select().unwrap_err();
+        assert!(matches!(error, DeviceError::NoDriver(_)), "{error}");
+        assert!(!error.to_string().contains('\n'));
+        let selected = DeviceChoice::Auto.select().unwrap();
+        assert!(matches!(selected.device, AnyDevice::Cpu(_)));
+        assert_eq!(selected.fallback, Some(error));
+    }
+
     proptest! {
         #[test]
         fn display_parses_back(ordinal in 0usize..10_000) {

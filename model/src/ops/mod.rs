@@ -7,6 +7,8 @@
 
 pub mod conv;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod fused;
 pub mod plain;
 mod scalar;

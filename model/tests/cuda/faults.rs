@@ -1,0 +1,107 @@
+//! The tests above can fail: a kernel with one thing wrong is caught by the test of its operator.
+//!
+//! Every fault is planted into a copy of the kernel file; this test binary is then run again, for the one test that has
+//! to notice, on an emulation built from the faulty copy.
+
+use std::process::Command;
+
+use crate::emulation::{device, kernel_texts, FAULT};
+
+/// Whether the named test still passes with `fault` planted.
+fn survives(fault: &str, test: &str) -> bool {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(FAULT, fault)
+        .output()
+        .unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains("running 1 test"), "no test named {test}: {report}");
+    output.status.success()
+}
+
+fn on_emulation() -> bool {
+    std::env::var_os("DEEPFLOW_CUDA_TESTS").is_none() && device().is_some()
+}
+
+fn test_of(file: &str) -> &'static str {
+    match file {
+        "attention.cu" => "operators::attention",
+        "layer_norm.cu" => "operators::plain_and_affine_layer_norm",
+        "reduce.cu" => "operators::linear",
+        "residual.cu" => "operators::gated_residual",
+        "common.cuh" => "operators::losses",
+        other => panic!("{other} has a barrier and no test to notice its absence"),
+    }
+}
+
+/// Every barrier of every kernel file, removed one at a time.
+#[test]
+fn each_removed_barrier_is_noticed() {
+    if !on_emulation() {
+        return;
+    }
+    let mut removed = 0;
+    for (file, text) in kernel_texts() {
+        for barrier in ["__syncthreads();", "__syncwarp();"] {
+            for occurrence in 0..text.matches(barrier).count() {
+                let fault = format!("{file}|{barrier}||{occurrence}");
+                assert!(!survives(&fault, test_of(&file)), "nothing notices: {fault}");
+                removed += 1;
+            }
+        }
+    }
+    assert!(removed > 10, "only {removed} barriers found");
+}
+
+#[test]
+fn wrong_strides_and_formulas_are_noticed() {
+    if !on_emulation() {
+        return;
+    }
+    for (fault, test) in [
+        // The row of a packed projection taken to be as long as a head's.
+        (
+            "layer_norm.cu|(size_t)(row / groups) * row_stride|(size_t)(row / groups) * width * groups",
+            "operators::query_key_norm",
+        ),
+        (
+            "attention.cu|(size_t)(sample * tokens + token) * stride|(size_t)(sample * tokens + token) * (stride - 1)",
+            "operators::attention",
+        ),
+        ("attention.cu|head * head_width|head", "operators::attention"),
+        // A tile written one column too far apart: past the end of shared memory or into the neighbour.
+        (
+            "attention.cu|memory += rows * tile.pitch|memory += rows * head_width",
+            "operators::attention",
+        ),
+        (
+            "residual.cu|sample * stride + gate|sample * width + gate",
+            "operators::gated_residual",
+        ),
+        (
+            "embedding.cu|to[i / width * to_stride + i % width]|to[i / width * width + i % width]",
+            "operators::columns_positions_and_tables",
+        ),
+        // Half of the lanes left out of a sum.
+        (
+            "common.cuh|int offset = WARP / 2|int offset = WARP / 4",
+            "operators::losses",
+        ),
+        // A gradient overwritten instead of added to.
+        ("common.cuh|to_float(*sum) + value|value", "operators::linear"),
+        (
+            "layer_norm.cu|- normal * projected||0",
+            "operators::plain_and_affine_layer_norm",
+        ),
+        (
+            "layer_norm.cu|fabsf(scale) <= transform.limit|true",
+            "operators::modulated_layer_norm",
+        ),
+        ("activation.cu|0.044715f|0.044f", "operators::activations_and_sums"),
+        ("loss.cu|0.5f * time * time|time * time", "operators::losses"),
+        // The last rows forgotten when they do not fill a tile.
+        ("attention.cu|token < side.tokens ?|true ?", "operators::attention"),
+    ] {
+        assert!(!survives(fault, test), "{test} does not notice: {fault}");
+    }
+}
