@@ -19,6 +19,7 @@
 
 pub mod autoencoder;
 mod blocks;
+pub mod checkpoint;
 mod checkpointing;
 pub mod config;
 pub mod convert;
@@ -43,4 +44,4 @@ pub use config::{NetworkConfig, VeraConfig};
 pub use error::{ConfigError, ModelError, WeightsError};
 pub use network::{Network, Outputs};
 pub use parameters::Parameter;
-pub use weights::{LoadReport, WeightSource};
+pub use weights::{FineTuneReport, LoadReport, WeightSource};

@@ -10,6 +10,10 @@ use crate::network::Network;
 use crate::ops::{scalar, Operators};
 use crate::parameters::Parameter;
 
+/// Names of the two tables that fine-tuning may make anew.
+const CLASS_TABLE: &str = "y_embedder.embedding_table.weight";
+const POSITION_TABLE: &str = "pos_embed";
+
 /// Tensors by name, whatever file or prefix they come from.
 pub trait WeightSource {
     /// The tensor of this name.
@@ -39,16 +43,62 @@ pub struct LoadReport {
     pub ignored: Vec<String>,
 }
 
+/// What starting from another network's weights left as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FineTuneReport {
+    /// Rows of the class table in the source, when they are not as many as here: the table starts anew.
+    pub class_table_remade_from: Option<usize>,
+    /// Tokens in the source, when they are not as many as here: the position table is the one of the new resolution.
+    pub positions_recomputed_from: Option<usize>,
+    /// As for plain loading.
+    pub loaded: LoadReport,
+}
+
 impl<E: Dtype, D: Operators<E>> Network<E, D> {
     /// Takes the weights of every parameter from `source`. Nothing changes unless everything fits.
     ///
     /// # Errors
     /// [`ModelError::Weights`] with the first tensor that is missing, has another shape or has no place.
     pub fn load_weights(&mut self, source: &impl WeightSource) -> Result<LoadReport, ModelError> {
+        self.load_except(source, |_, _| false)
+    }
+
+    /// Takes the weights of a network that was trained with another number of classes or another resolution: a class
+    /// table of another size stays as initialised, a position table of another size as computed.
+    ///
+    /// # Errors
+    /// As [`load_weights`](Self::load_weights), for every other tensor.
+    pub fn start_from(&mut self, source: &impl WeightSource) -> Result<FineTuneReport, ModelError> {
+        let mut report = FineTuneReport::default();
+        let width = self.config().width;
+        report.loaded = self.load_except(source, |parameter, found| {
+            let another_size = found != parameter.shape();
+            match (parameter.name(), found) {
+                (CLASS_TABLE, &[rows, columns]) if another_size && columns == width => {
+                    report.class_table_remade_from = Some(rows);
+                    true
+                }
+                (POSITION_TABLE, &[1, tokens, columns]) if another_size && columns == width => {
+                    report.positions_recomputed_from = Some(tokens);
+                    true
+                }
+                _ => false,
+            }
+        })?;
+        Ok(report)
+    }
+
+    /// Loads all parameters but those for which `keep(parameter, shape in the source)` says that they stay.
+    fn load_except(
+        &mut self,
+        source: &impl WeightSource,
+        mut keep: impl FnMut(&Parameter<E, D>, &[usize]) -> bool,
+    ) -> Result<LoadReport, ModelError> {
         let mut report = LoadReport::default();
         let mut loaded = Vec::new();
         for parameter in self.parameters() {
             loaded.push(match source.tensor(parameter.name()) {
+                Some(view) if keep(parameter, view.shape()) => None,
                 Some(view) => Some(values_for(parameter, &view)?),
                 None if !parameter.is_trained() => {
                     report.kept.push(parameter.name().to_string());
@@ -108,7 +158,7 @@ fn values_for<E: Dtype, D: Device<E>>(
 }
 
 /// The values of a tensor of any floating-point type.
-pub(crate) fn decode<E: Dtype>(name: &str, view: &TensorView<'_>) -> Result<Vec<E>, WeightsError> {
+fn decode<E: Dtype>(name: &str, view: &TensorView<'_>) -> Result<Vec<E>, WeightsError> {
     fn each<E: Dtype, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<E> {
         let (chunks, _) = bytes.as_chunks::<N>();
         chunks.iter().map(|&chunk| scalar(value(chunk))).collect()

@@ -14,7 +14,7 @@ mod error;
 mod export;
 mod import;
 mod names;
-mod safetensors_file;
+pub(crate) mod safetensors_file;
 mod sit;
 mod weights;
 

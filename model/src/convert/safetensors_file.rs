@@ -130,7 +130,7 @@ impl SafetensorsFile {
 
 /// Writes a safetensors file under a temporary name and renames it when it is whole. `read` is called once per tensor, in
 /// the order of the names.
-pub(super) fn write(
+pub(crate) fn write(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, (Dtype, Vec<usize>)>,

@@ -32,7 +32,11 @@ impl<E: Dtype, D: Operators<E>> OptimizerState<E, D> {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(ModelError::device)
         };
-        let copy = |values: &Vector<E, D>| device.try_tensor_from_vec(values.as_vec(), *values.shape());
+        let copy = |values: &Vector<E, D>| {
+            let mut host = vec![E::default(); values.shape().0];
+            values.copy_into(&mut host);
+            device.try_tensor_from_vec(host, *values.shape())
+        };
         Ok(Self {
             first_moments: zeros()?,
             second_moments: zeros()?,

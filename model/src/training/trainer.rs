@@ -26,8 +26,8 @@ pub struct Trainer<E: Dtype, D: Operators<E>> {
     optimizer: OptimizerSettings,
     micro_batch: usize,
     seed: u64,
-    pub(crate) step: u64,
-    pub(crate) updates: u64,
+    step: u64,
+    updates: u64,
 }
 
 /// Whether a step changed the weights.
@@ -108,6 +108,14 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             parameter.values = ema.clone();
         }
         network
+    }
+
+    /// Puts everything back as a checkpoint has it.
+    pub(crate) fn restore(&mut self, network: Network<E, D>, state: OptimizerState<E, D>, step: u64, updates: u64) {
+        self.network = network;
+        self.state = state;
+        self.step = step;
+        self.updates = updates;
     }
 
     /// Moments and moving average.

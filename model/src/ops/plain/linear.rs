@@ -1,9 +1,9 @@
 use std::ops::Range;
 
-use dfdx::prelude::{Axes2, Axis, BroadcastTo, Device, Dtype, HasShape, PermuteTo, Tape, TryAdd, TryMatMul};
+use dfdx::prelude::{Axes2, Axis, BroadcastTo, Device, Dtype, HasShape, PermuteTo, Tape, TryAdd, TryMatMul, TryMul};
 
 use super::record::record;
-use crate::ops::{Matrix, Vector};
+use crate::ops::{scalar, Matrix, Vector};
 
 /// `x·weightᵀ + bias`.
 pub fn linear<E: Dtype, D: Device<E>, T: Tape<E, D>>(
@@ -28,7 +28,12 @@ pub fn linear_rows<E: Dtype, D: Device<E>, T: Tape<E, D>>(
     bias: &Vector<E, D>,
     rows: Range<usize>,
 ) -> Result<Matrix<E, D>, D::Err> {
-    let weight = record(tape, weight, |weight| weight.try_slice((rows.clone(), ..)))?;
-    let bias = record(tape, bias, |bias| bias.try_slice((rows,)))?;
+    // dfdx's slice overwrites the gradient of what it cuts from (0.13), so it must not cut from the parameter itself,
+    // whose gradient adds up over several uses: it cuts from a copy that has no other use.
+    let one = scalar::<E>(1.0);
+    let weight = record(tape, weight, |weight| {
+        weight.try_mul(one)?.try_slice((rows.clone(), ..))
+    })?;
+    let bias = record(tape, bias, |bias| bias.try_mul(one)?.try_slice((rows,)))?;
     linear(tape, x, &weight, &bias)
 }
