@@ -7,8 +7,7 @@ use deepflow_datasets::Codec as CodecRecord;
 use deepflow_preprocess::codec::{Codec, IdentityCodec, PcaCodec};
 use deepflow_preprocess::picture::Colour;
 
-/// The file beside `index.json` that holds the weights of a codec small enough to travel with its latents.
-pub const CODEC_FILE: &str = "codec.safetensors";
+use crate::encode::CODEC_FILE;
 
 /// Opens the codec that `record`, of the index in the folder `shards`, describes.
 ///
