@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
 use deepflow_datasets::Codec as CodecRecord;
-use deepflow_preprocess::codec::{Codec, IdentityCodec, PcaCodec};
+use deepflow_preprocess::codec::{AutoencoderKlCodec, Codec, IdentityCodec, PcaCodec};
 use deepflow_preprocess::picture::Colour;
 
+use crate::cli::UsageError;
 use crate::encode::CODEC_FILE;
 
 /// Opens the codec that `record`, of the index in the folder `shards`, describes.
@@ -51,6 +52,14 @@ fn load(record: &CodecRecord, shards: &Path, weights: Option<&Path>) -> anyhow::
             let path = weights.map_or_else(|| shards.join(CODEC_FILE), PathBuf::from);
             Ok(Box::new(PcaCodec::load(&path, record.resolution)?))
         }
+        "autoencoder-kl" => match weights {
+            Some(path) => Ok(Box::new(AutoencoderKlCodec::load(path, record.resolution)?)),
+            None => Err(UsageError(format!(
+                "{}: encoded with autoencoder-kl; say where its weights are (--weights DIR or codec.weights)",
+                shards.display()
+            ))
+            .into()),
+        },
         other => bail!(
             "{}: made with the codec {other:?}, expected one of identity, pca, autoencoder-kl",
             shards.join(deepflow_datasets::INDEX_FILE).display()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use deepflow_datasets::{Compression, Dtype};
-use deepflow_preprocess::codec::PcaOptions;
+use deepflow_preprocess::codec::{AutoencoderKlCodec, PcaOptions};
 use deepflow_preprocess::picture::{Background, Colour, DecodeOptions, Fit};
 use deepflow_preprocess::sources::SourceOptions;
 
@@ -181,8 +181,13 @@ fn codec_choice(config: &CodecConfig) -> anyhow::Result<CodecChoice> {
                 pictures: config.fit_images,
             }))
         }
-        (CodecKind::AutoencoderKl, _) => {
-            Err(UsageError("codec.kind = \"autoencoder-kl\": encode knows identity and pca".into()).into())
+        (CodecKind::AutoencoderKl, Some(folder)) => {
+            let codec = AutoencoderKlCodec::load(folder, config.size)?;
+            Ok(CodecChoice::Ready(Box::new(codec)))
+        }
+        (CodecKind::AutoencoderKl, None) => {
+            let needed = "codec.kind = \"autoencoder-kl\" needs codec.weights, a diffusers folder of an AutoencoderKL";
+            Err(UsageError(needed.into()).into())
         }
     }
 }

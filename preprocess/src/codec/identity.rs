@@ -1,6 +1,6 @@
 //! The codec that does nothing but scale: for training on pixels.
 
-use super::{check_latents, check_pictures, to_byte, to_signed, Codec, CodecError, CodecIdentity, Moments};
+use super::{check_latents, check_pictures, extend_planes, from_planes, Codec, CodecError, CodecIdentity, Moments};
 use crate::picture::{Colour, Pixels};
 
 /// Pixels scaled to [-1, 1] as latents, channel by channel; the standard deviations are 0.
@@ -33,19 +33,9 @@ impl Codec for IdentityCodec {
 
     fn encode(&self, pictures: &[Pixels]) -> Result<Moments, CodecError> {
         check_pictures(&self.identity, pictures)?;
-        let channels = self.identity.colour.channels();
         let mut mean = Vec::with_capacity(pictures.len() * self.identity.latent_len());
         for picture in pictures {
-            for channel in 0..channels {
-                mean.extend(
-                    picture
-                        .data()
-                        .iter()
-                        .skip(channel)
-                        .step_by(channels)
-                        .map(|&byte| to_signed(byte)),
-                );
-            }
+            extend_planes(&mut mean, picture);
         }
         let std = vec![0.0; mean.len()];
         Ok(Moments { mean, std })
@@ -53,17 +43,10 @@ impl Codec for IdentityCodec {
 
     fn decode(&self, latents: &[f32]) -> Result<Vec<Pixels>, CodecError> {
         check_latents(&self.identity, latents)?;
-        let [channels, height, width] = self.identity.latent_shape;
-        let plane = height * width;
-        let picture = |latent: &[f32]| {
-            let data = (0..plane * channels)
-                .map(|i| to_byte(latent[i % channels * plane + i / channels]))
-                .collect();
-            Pixels::new(width, height, self.identity.colour, data)
-        };
+        let [_, height, width] = self.identity.latent_shape;
         Ok(latents
             .chunks_exact(self.identity.latent_len())
-            .filter_map(picture)
+            .filter_map(|latent| from_planes(latent, height, width, self.identity.colour))
             .collect())
     }
 }
@@ -72,6 +55,7 @@ impl Codec for IdentityCodec {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::codec::to_signed;
 
     #[test]
     fn pictures_come_back_exactly() {

@@ -1,8 +1,10 @@
 //! Codecs: whole batches of square pictures to latents and back, behind one small trait.
 
+mod autoencoder_kl;
 mod identity;
 mod pca;
 
+pub use autoencoder_kl::AutoencoderKlCodec;
 pub use identity::IdentityCodec;
 pub use pca::{PcaCodec, PcaError, PcaOptions};
 
@@ -160,6 +162,27 @@ pub fn to_signed(byte: u8) -> f32 {
 #[must_use]
 pub fn to_byte(value: f32) -> u8 {
     ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8
+}
+
+/// Appends a picture as the network sees it: plane after plane, each row by row, in [-1, 1].
+pub(crate) fn extend_planes(planes: &mut Vec<f32>, picture: &Pixels) {
+    let channels = picture.colour().channels();
+    for channel in 0..channels {
+        let bytes = picture.data().iter().skip(channel).step_by(channels);
+        planes.extend(bytes.map(|&byte| to_signed(byte)));
+    }
+}
+
+/// The way back; `None` unless `planes` holds exactly one picture of this size.
+pub(crate) fn from_planes(planes: &[f32], height: usize, width: usize, colour: Colour) -> Option<Pixels> {
+    let (channels, plane) = (colour.channels(), height * width);
+    if planes.len() != plane * channels {
+        return None;
+    }
+    let data = (0..planes.len())
+        .map(|i| to_byte(planes[i % channels * plane + i / channels]))
+        .collect();
+    Pixels::new(width, height, colour, data)
 }
 
 #[cfg(test)]
