@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::cli::{LogArgs, Stage};
 use crate::decode::DecodeArgs;
 use crate::encode::EncodeArgs;
+use crate::evaluate::EvaluateArgs;
 use crate::inspect::InspectArgs;
 use crate::interrupt::Interrupt;
 
@@ -25,6 +26,7 @@ pub struct Umbrella {
 enum AnyStage {
     Encode(EncodeArgs),
     Decode(DecodeArgs),
+    Evaluate(EvaluateArgs),
     Inspect(InspectArgs),
 }
 
@@ -33,6 +35,7 @@ impl Umbrella {
         match self.stage {
             AnyStage::Encode(args) => args.run(interrupt),
             AnyStage::Decode(args) => args.run(interrupt),
+            AnyStage::Evaluate(args) => args.run(interrupt),
             AnyStage::Inspect(args) => args.run(interrupt),
         }
     }

@@ -194,5 +194,5 @@ fn what_has_no_answer_gives_none() {
     assert_eq!(error, "statistics of 2 features against statistics of 3 features");
     let mut infinite = width(2);
     infinite.covariance[(0, 0)] = f64::NAN;
-    assert_eq!(frechet_distance(&infinite, &width(2)), Err(FrechetError::NoEigenvalues));
+    assert_eq!(frechet_distance(&infinite, &width(2)), Err(FrechetError::NotFinite));
 }

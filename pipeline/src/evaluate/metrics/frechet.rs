@@ -9,9 +9,12 @@ pub enum FrechetError {
     /// The distributions live in different spaces.
     #[error("statistics of {0} features against statistics of {1} features")]
     Width(usize, usize),
-    /// The statistics hold infinities or no numbers, or the decomposition did not converge.
-    #[error("the covariance has no eigenvalues (the features hold values that are not finite?)")]
-    NoEigenvalues,
+    /// The statistics hold infinities or no numbers.
+    #[error("the covariance holds values that are not finite")]
+    NotFinite,
+    /// The decomposition did not converge.
+    #[error("the eigen-decomposition of the covariance did not converge")]
+    NoConvergence,
 }
 
 /// `|μ₁-μ₂|² + tr Σ₁ + tr Σ₂ - 2·tr (Σ₁Σ₂)^½` (Dowson & Landau 1982).
@@ -36,28 +39,50 @@ pub fn frechet_distance(first: &Gaussian, second: &Gaussian) -> Result<f64, Frec
     let symmetric = Mat::from_fn(product.nrows(), product.ncols(), |i, j| {
         0.5 * (product[(i, j)] + product[(j, i)])
     });
-    let eigenvalues = finite(&symmetric)?
-        .self_adjoint_eigenvalues(Side::Lower)
-        .map_err(|_| FrechetError::NoEigenvalues)?;
-    let cross: f64 = eigenvalues.iter().map(|value| value.max(0.0).sqrt()).sum();
+    let (eigenvalues, _) = eigen(&symmetric)?;
+    let largest = eigenvalues.iter().copied().fold(0.0, f64::max);
+    // The zeros of a matrix that is not of full rank come out as rounding errors, whose roots would add up.
+    let noise = largest * eigenvalues.len() as f64 * f64::EPSILON;
+    let cross: f64 = eigenvalues
+        .iter()
+        .filter(|&&value| value > noise)
+        .map(|value| value.sqrt())
+        .sum();
     Ok(mean + trace(&first.covariance) + trace(&second.covariance) - 2.0 * cross)
 }
 
 fn square_root(matrix: &Mat<f64>) -> Result<Mat<f64>, FrechetError> {
-    let eigen = finite(matrix)?
-        .self_adjoint_eigen(Side::Lower)
-        .map_err(|_| FrechetError::NoEigenvalues)?;
-    let vectors = eigen.U();
-    let values = eigen.S().column_vector();
+    let (values, vectors) = eigen(matrix)?;
     let scaled = Mat::from_fn(vectors.nrows(), vectors.ncols(), |i, j| {
         vectors[(i, j)] * values[j].max(0.0).sqrt()
     });
     Ok(&scaled * vectors.transpose())
 }
 
-fn finite(matrix: &Mat<f64>) -> Result<&Mat<f64>, FrechetError> {
-    let all_finite = (0..matrix.ncols()).all(|column| matrix.col(column).iter().all(|value| value.is_finite()));
-    all_finite.then_some(matrix).ok_or(FrechetError::NoEigenvalues)
+/// Eigenvalues and eigenvectors of a symmetric matrix.
+fn eigen(matrix: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), FrechetError> {
+    let entries = || (0..matrix.ncols()).flat_map(|column| matrix.col(column).iter().copied());
+    if !entries().all(f64::is_finite) {
+        return Err(FrechetError::NotFinite);
+    }
+    let scale = entries().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    let size = matrix.nrows();
+    if scale == 0.0 {
+        return Ok((vec![0.0; size], Mat::identity(size, size)));
+    }
+    // Matrices far from full rank can keep the iteration from converging. The same matrix with its whole spectrum moved
+    // away from zero has the same vectors, and loses nothing that is not rounding error of the largest value.
+    for shift in [0.0, 1.0] {
+        let shifted = Mat::from_fn(size, size, |i, j| {
+            matrix[(i, j)] / scale + if i == j { shift } else { 0.0 }
+        });
+        if let Ok(eigen) = shifted.self_adjoint_eigen(Side::Lower) {
+            let values = eigen.S().column_vector().iter();
+            let values = values.map(|value| (value - shift) * scale).collect();
+            return Ok((values, eigen.U().to_owned()));
+        }
+    }
+    Err(FrechetError::NoConvergence)
 }
 
 fn trace(matrix: &Mat<f64>) -> f64 {

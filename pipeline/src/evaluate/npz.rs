@@ -1,0 +1,235 @@
+//! NumPy archives: sample batches (`arr_0`) and the reference statistics of ADM's evaluator (`mu`, `sigma`, `mu_s`,
+//! `sigma_s`), both read and written.
+
+use super::metrics::Gaussian;
+use anyhow::{bail, ensure, Context};
+use deepflow_preprocess::picture::{Colour, Pixels};
+use faer::Mat;
+use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+/// Pictures of an archive's `arr_0`, `(N, height, width, 3)` bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PictureArray {
+    path: PathBuf,
+    /// Number of pictures.
+    pub count: usize,
+    /// Rows of a picture.
+    pub height: usize,
+    /// Pixels in a row.
+    pub width: usize,
+}
+
+/// Statistics of pooled and of spatial features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReferenceStatistics {
+    /// `mu`, `sigma`: for FID.
+    pub pool: Gaussian,
+    /// `mu_s`, `sigma_s`: for sFID.
+    pub spatial: Option<Gaussian>,
+}
+
+/// What an archive holds of the two.
+#[derive(Debug)]
+pub struct NpzContent {
+    /// `arr_0`, where it is there.
+    pub pictures: Option<PictureArray>,
+    /// `mu` and `sigma`, where they are there.
+    pub statistics: Option<ReferenceStatistics>,
+}
+
+/// Looks into an archive.
+///
+/// # Errors
+/// It is no npz, or an array has another shape or element type than its name says.
+pub fn open(path: &Path) -> anyhow::Result<NpzContent> {
+    let mut archive = archive(path)?;
+    let has = |archive: &ZipArchive<_>, name: &str| archive.index_for_name(&format!("{name}.npy")).is_some();
+    let pictures = if has(&archive, "arr_0") {
+        Some(picture_array(path, &mut archive)?)
+    } else {
+        None
+    };
+    let statistics = if has(&archive, "mu") {
+        let pool = gaussian(path, &mut archive, "mu", "sigma")?;
+        let spatial = if has(&archive, "mu_s") {
+            Some(gaussian(path, &mut archive, "mu_s", "sigma_s")?)
+        } else {
+            None
+        };
+        Some(ReferenceStatistics { pool, spatial })
+    } else {
+        None
+    };
+    ensure!(
+        pictures.is_some() || statistics.is_some(),
+        "{}: holds neither arr_0 (pictures) nor mu and sigma (statistics)",
+        path.display()
+    );
+    Ok(NpzContent { pictures, statistics })
+}
+
+fn archive(path: &Path) -> anyhow::Result<ZipArchive<BufReader<File>>> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    ZipArchive::new(BufReader::new(file)).with_context(|| format!("{}: not an npz archive", path.display()))
+}
+
+fn picture_array(path: &Path, archive: &mut ZipArchive<BufReader<File>>) -> anyhow::Result<PictureArray> {
+    let name = || format!("{}: arr_0", path.display());
+    let npy = NpyFile::new(archive.by_name("arr_0.npy").with_context(name)?).with_context(name)?;
+    let shape = npy.shape().to_vec();
+    let is_bytes =
+        matches!(npy.dtype(), DType::Plain(kind) if kind.type_char() == TypeChar::Uint && kind.size_field() == 1);
+    let &[count, height, width, 3] = shape.as_slice() else {
+        bail!("{}: shape {shape:?}, expected (N, height, width, 3)", name());
+    };
+    ensure!(
+        is_bytes && npy.order() == Order::C && count * height * width > 0,
+        "{}: {} in {:?} order, expected at least one picture of bytes in C order",
+        name(),
+        npy.dtype().descr(),
+        npy.order()
+    );
+    Ok(PictureArray {
+        path: path.to_owned(),
+        count: count as usize,
+        height: height as usize,
+        width: width as usize,
+    })
+}
+
+impl PictureArray {
+    /// Reads the pictures one after the other, `batch` at a time.
+    ///
+    /// # Errors
+    /// The archive ends early, or `visit` fails.
+    pub fn for_each_batch(
+        &self,
+        batch: usize,
+        mut visit: impl FnMut(Vec<Pixels>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let name = || format!("{}: arr_0", self.path.display());
+        let mut archive = archive(&self.path)?;
+        let npy = NpyFile::new(archive.by_name("arr_0.npy").with_context(name)?).with_context(name)?;
+        let mut bytes = npy.data::<u8>().with_context(name)?;
+        let mut left = self.count;
+        while left > 0 {
+            let mut pictures = Vec::new();
+            for _ in 0..batch.min(left) {
+                let data: Vec<u8> = bytes
+                    .by_ref()
+                    .take(self.height * self.width * 3)
+                    .collect::<Result<_, _>>()
+                    .with_context(name)?;
+                let pixels = Pixels::new(self.width, self.height, Colour::Rgb, data);
+                pictures.push(pixels.with_context(|| format!("{}: ends before its last picture", name()))?);
+            }
+            left -= pictures.len();
+            visit(pictures)?;
+        }
+        Ok(())
+    }
+}
+
+fn gaussian(
+    path: &Path,
+    archive: &mut ZipArchive<BufReader<File>>,
+    mean: &str,
+    covariance: &str,
+) -> anyhow::Result<Gaussian> {
+    let (shape, values) = floats(path, archive, mean)?;
+    let &[width] = shape.as_slice() else {
+        bail!("{}: {mean} has shape {shape:?}, expected one dimension", path.display());
+    };
+    let (shape, sigma) = floats(path, archive, covariance)?;
+    ensure!(
+        shape == [width, width],
+        "{}: {covariance} has shape {shape:?}, expected [{width}, {width}] as {mean} says",
+        path.display()
+    );
+    // A covariance is symmetric, so the order of its axes does not matter.
+    let width = width as usize;
+    let covariance = Mat::from_fn(width, width, |i, j| sigma[i * width + j]);
+    Ok(Gaussian {
+        count: None,
+        mean: values,
+        covariance,
+    })
+}
+
+fn floats(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) -> anyhow::Result<(Vec<u64>, Vec<f64>)> {
+    let what = || format!("{}: {name}", path.display());
+    let npy = NpyFile::new(archive.by_name(&format!("{name}.npy")).with_context(what)?).with_context(what)?;
+    let shape = npy.shape().to_vec();
+    let values = match npy.dtype() {
+        DType::Plain(kind) if kind.type_char() == TypeChar::Float && kind.size_field() == 8 => {
+            npy.into_vec::<f64>().with_context(what)?
+        }
+        DType::Plain(kind) if kind.type_char() == TypeChar::Float && kind.size_field() == 4 => npy
+            .into_vec::<f32>()
+            .with_context(what)?
+            .into_iter()
+            .map(f64::from)
+            .collect(),
+        other => bail!("{}: holds {}, expected f4 or f8", what(), other.descr()),
+    };
+    Ok((shape, values))
+}
+
+/// Writes statistics as ADM's evaluator stores and reads them.
+///
+/// # Errors
+/// The disk is full.
+pub fn write_statistics(path: &Path, statistics: &ReferenceStatistics) -> anyhow::Result<()> {
+    let partial = crate::files::partial_name(path);
+    let write = || -> anyhow::Result<()> {
+        let mut archive = ZipWriter::new(File::create(&partial)?);
+        write_gaussian(&mut archive, "mu", "sigma", &statistics.pool)?;
+        if let Some(spatial) = &statistics.spatial {
+            write_gaussian(&mut archive, "mu_s", "sigma_s", spatial)?;
+        }
+        archive.finish()?.sync_all()?;
+        std::fs::rename(&partial, path)?;
+        Ok(())
+    };
+    write().with_context(|| path.display().to_string())
+}
+
+fn write_gaussian(
+    archive: &mut ZipWriter<File>,
+    mean: &str,
+    covariance: &str,
+    gaussian: &Gaussian,
+) -> anyhow::Result<()> {
+    let width = gaussian.width() as u64;
+    write_array(archive, mean, &[width], gaussian.mean.iter().copied())?;
+    let rows = 0..gaussian.width();
+    let values = rows
+        .clone()
+        .flat_map(|i| rows.clone().map(move |j| gaussian.covariance[(i, j)]));
+    write_array(archive, covariance, &[width, width], values)
+}
+
+fn write_array(
+    archive: &mut ZipWriter<File>,
+    name: &str,
+    shape: &[u64],
+    values: impl Iterator<Item = f64>,
+) -> anyhow::Result<()> {
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    archive.start_file(format!("{name}.npy"), options)?;
+    let mut bytes = Vec::new();
+    let mut writer = npyz::WriteOptions::new()
+        .default_dtype()
+        .shape(shape)
+        .writer(&mut bytes)
+        .begin_nd()?;
+    writer.extend(values)?;
+    writer.finish()?;
+    std::io::copy(&mut bytes.as_slice().by_ref(), archive)?;
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! A set of pictures, wherever it lies: a folder of files, tars, latent shards (decoded on the way), or an npz.
+
+use super::classifier::latent_of;
+use super::npz::PictureArray;
+use crate::codecs;
+use crate::interrupt::Interrupt;
+use anyhow::{bail, ensure, Context};
+use deepflow_datasets::{Index, Limits, ShardReader, INDEX_FILE};
+use deepflow_preprocess::codec::Codec;
+use deepflow_preprocess::picture::{decode, Colour, DecodeOptions, Pixels};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+const PICTURE_EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+/// Pictures that all have one size.
+pub struct PictureSet {
+    path: PathBuf,
+    source: Source,
+}
+
+enum Source {
+    Files(Vec<PathBuf>),
+    Tars(Vec<PathBuf>),
+    Latents(Box<dyn Codec>, Box<Index>),
+    Array(PictureArray),
+}
+
+impl PictureSet {
+    /// The pictures below a folder (PNG, JPEG, WebP, in the order of their paths), in a tar, in a folder of tars, or those
+    /// that a folder of latent shards decodes to; `codec_weights` is the codec's file, where it is not beside the index.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn open(path: &Path, codec_weights: Option<&Path>) -> anyhow::Result<Self> {
+        let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+        let source = if path.join(INDEX_FILE).exists() {
+            let index = Index::load(path)?;
+            Source::Latents(codecs::open(&index.codec, path, codec_weights)?, Box::new(index))
+        } else if metadata.is_dir() {
+            let files = files_below(path)?;
+            let pick = |keep: fn(&Path) -> bool| files.iter().filter(|file| keep(file)).cloned().collect::<Vec<_>>();
+            match (pick(is_picture), pick(is_tar)) {
+                (pictures, _) if !pictures.is_empty() => Source::Files(pictures),
+                (_, tars) if !tars.is_empty() => Source::Tars(tars),
+                _ => bail!(
+                    "{}: no pictures (png, jpg, webp) and no tars below this folder",
+                    path.display()
+                ),
+            }
+        } else if is_tar(path) {
+            Source::Tars(vec![path.to_owned()])
+        } else {
+            bail!(
+                "{}: expected a folder of pictures or tars, a .tar, .tar.zst or .npz",
+                path.display()
+            );
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// The pictures of an npz.
+    pub fn from_array(path: &Path, array: PictureArray) -> Self {
+        Self {
+            path: path.to_owned(),
+            source: Source::Array(array),
+        }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of pictures, where it is known before reading.
+    pub fn count(&self) -> Option<usize> {
+        match &self.source {
+            Source::Files(files) => Some(files.len()),
+            Source::Tars(_) => None,
+            Source::Latents(_, index) => usize::try_from(index.samples).ok(),
+            Source::Array(array) => Some(array.count),
+        }
+    }
+
+    /// SHA-256 over names and contents of all files.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn content_hash(&self) -> anyhow::Result<[u8; 32]> {
+        let mut hasher = Sha256::new();
+        let files = match &self.source {
+            Source::Files(files) | Source::Tars(files) => files.clone(),
+            Source::Array(_) => vec![self.path.clone()],
+            // The codec decides the pictures as much as the latents do.
+            Source::Latents(codec, index) => {
+                hasher.update(codec.identity().weights_sha256.as_bytes());
+                index.shards.iter().map(|shard| self.path.join(&shard.name)).collect()
+            }
+        };
+        let hashes: Vec<[u8; 32]> = files
+            .par_iter()
+            .map(|file| {
+                let mut hasher = Sha256::new();
+                let mut reader = std::fs::File::open(file).with_context(|| file.display().to_string())?;
+                let mut buffer = vec![0; 1 << 16];
+                loop {
+                    match reader.read(&mut buffer).with_context(|| file.display().to_string())? {
+                        0 => break,
+                        bytes => hasher.update(&buffer[..bytes]),
+                    }
+                }
+                Ok(hasher.finalize().into())
+            })
+            .collect::<anyhow::Result<_>>()?;
+        for (file, hash) in files.iter().zip(hashes) {
+            let name = file.strip_prefix(&self.path).unwrap_or(file);
+            hasher.update(name.as_os_str().as_encoded_bytes());
+            hasher.update([0]);
+            hasher.update(hash);
+        }
+        Ok(hasher.finalize().into())
+    }
+
+    /// Reads all pictures in order, `batch` at a time, until the end or an interrupt. All must have one size.
+    ///
+    /// # Errors
+    /// A file is no picture or has another size than the first; `visit` fails.
+    pub fn for_each_batch(
+        &self,
+        batch: usize,
+        interrupt: &Interrupt,
+        mut visit: impl FnMut(&[Pixels]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut size = None;
+        let mut checked = |named: Vec<(String, Pixels)>| -> anyhow::Result<()> {
+            interrupt.check()?;
+            let mut pictures = Vec::with_capacity(named.len());
+            for (name, pixels) in named {
+                let found = (pixels.width(), pixels.height());
+                let (width, height) = *size.get_or_insert(found);
+                ensure!(
+                    found == (width, height),
+                    "{name}: {}x{} pixels, expected {width}x{height} like the pictures before it",
+                    found.0,
+                    found.1
+                );
+                pictures.push(pixels);
+            }
+            visit(&pictures)
+        };
+        match &self.source {
+            Source::Files(files) => {
+                for chunk in files.chunks(batch) {
+                    let read = |file: &PathBuf| {
+                        let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+                        decode_named(file.display().to_string(), &bytes)
+                    };
+                    checked(chunk.par_iter().map(read).collect::<anyhow::Result<_>>()?)?;
+                }
+                Ok(())
+            }
+            Source::Tars(tars) => {
+                let mut encoded: Vec<(String, Vec<u8>)> = Vec::new();
+                let mut flush = |encoded: &mut Vec<(String, Vec<u8>)>| {
+                    let pictures = encoded.par_drain(..).map(|(name, bytes)| decode_named(name, &bytes));
+                    checked(pictures.collect::<anyhow::Result<_>>()?)
+                };
+                for tar in tars {
+                    for sample in ShardReader::open(tar, Limits::default())? {
+                        let sample = sample?;
+                        let is_picture = |extension: &str| PICTURE_EXTENSIONS.contains(&extension);
+                        if let Some(member) = sample.members.into_iter().find(|m| is_picture(&m.extension)) {
+                            let name = format!("{}: {}.{}", tar.display(), sample.key, member.extension);
+                            encoded.push((name, member.data));
+                        }
+                        if encoded.len() == batch {
+                            flush(&mut encoded)?;
+                        }
+                    }
+                }
+                if encoded.is_empty() {
+                    return Ok(());
+                }
+                flush(&mut encoded)
+            }
+            Source::Latents(codec, index) => {
+                let mut names = Vec::new();
+                let mut latents = Vec::new();
+                let mut flush = |names: &mut Vec<String>, latents: &mut Vec<f32>| {
+                    let pictures = codec
+                        .decode(latents)?
+                        .into_iter()
+                        .map(|pixels| pixels.into_colour(Colour::Rgb));
+                    let named = names.drain(..).zip(pictures).collect();
+                    latents.clear();
+                    checked(named)
+                };
+                for record in &index.shards {
+                    let shard = self.path.join(&record.name);
+                    let shard_name = shard.display().to_string();
+                    for sample in ShardReader::open(&shard, Limits::default())? {
+                        let sample = sample?;
+                        latents.extend(latent_of(&sample, &shard_name, index.codec.latent_shape)?);
+                        names.push(format!("{shard_name}: {}", sample.key));
+                        if names.len() == batch {
+                            flush(&mut names, &mut latents)?;
+                        }
+                    }
+                }
+                if names.is_empty() {
+                    return Ok(());
+                }
+                flush(&mut names, &mut latents)
+            }
+            Source::Array(array) => array.for_each_batch(batch, |pictures| {
+                let name = format!("{}: arr_0", self.path.display());
+                checked(pictures.into_iter().map(|pixels| (name.clone(), pixels)).collect())
+            }),
+        }
+    }
+}
+
+fn decode_named(name: String, bytes: &[u8]) -> anyhow::Result<(String, Pixels)> {
+    let decoded = decode(
+        bytes,
+        &DecodeOptions {
+            colour: Colour::Rgb,
+            ..DecodeOptions::default()
+        },
+    );
+    let pixels = decoded.with_context(|| name.clone())?.pixels;
+    Ok((name, pixels))
+}
+
+fn is_picture(path: &Path) -> bool {
+    let extension = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .map(str::to_ascii_lowercase);
+    extension.is_some_and(|extension| PICTURE_EXTENSIONS.contains(&extension.as_str()))
+}
+
+fn is_tar(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    [".tar", ".tar.zst"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// All files below a folder whose names do not start with a dot, sorted by path.
+fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let entry = entry.with_context(|| folder.display().to_string())?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
