@@ -37,6 +37,7 @@ mod reader;
 mod sample;
 mod shard_writer;
 mod tar_members;
+mod verify;
 
 pub use compression::Compression;
 pub use dataset::{Dataset, OpenOptions};
@@ -54,3 +55,4 @@ pub use order::{epoch_permutation, order, Permutation};
 pub use reader::ShardReader;
 pub use sample::{Member, Sample, CLASS, FEATURES, LATENT, METADATA, MOMENTS, MOMENTS_FLIP};
 pub use shard_writer::ShardWriter;
+pub use verify::{verify, VerifyReport};

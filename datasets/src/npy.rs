@@ -1,6 +1,6 @@
 //! Arrays in NumPy's `.npy` format: little-endian floats of two, four or eight bytes in C order, versions 1 to 3.
 
-use crate::random::vectorized;
+use crate::random::{vectorized, VectorWork};
 use half::f16;
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, WriterBuilder};
 use serde::{Deserialize, Serialize};
@@ -183,7 +183,22 @@ impl Array {
 
 /// Converts little-endian elements to f32. `raw` holds exactly `out.len()` of them.
 pub(crate) fn read_elements(dtype: Dtype, raw: &[u8], out: &mut [f32]) {
-    vectorized(|| read_elements_inlined(dtype, raw, out));
+    vectorized(ReadElements { dtype, raw, out });
+}
+
+struct ReadElements<'a> {
+    dtype: Dtype,
+    raw: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl VectorWork for ReadElements<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        read_elements_inlined(self.dtype, self.raw, self.out);
+    }
 }
 
 /// The body of [`read_elements`], for callers that are vectorised already.

@@ -3,7 +3,7 @@
 use super::{LoaderConfig, Posterior};
 use crate::dataset::{MemberRef, SampleRef};
 use crate::npy::{read_elements, read_elements_inlined};
-use crate::random::{vectorized, Purpose, Stream};
+use crate::random::{vectorized, Purpose, Stream, VectorWork};
 use crate::{Dtype, Error, Result, FEATURES, LATENT, MOMENTS, MOMENTS_FLIP};
 
 /// Numbers that are converted at a time, on the stack.
@@ -87,7 +87,14 @@ impl Decoder {
             }
             Posterior::Sample => {
                 let stream = Stream::new(self.seed, Purpose::Posterior, epoch, position);
-                vectorized(|| sample_posterior(dtype, mean, deviation, stream, scale, out));
+                vectorized(SamplePosterior {
+                    dtype,
+                    mean,
+                    deviation,
+                    stream,
+                    scale,
+                    out,
+                });
             }
         }
         Ok(())
@@ -156,20 +163,41 @@ fn elements<'a>(
 }
 
 /// `(mean + std·normal)·scale`.
-#[inline(always)]
-fn sample_posterior(dtype: Dtype, mean: &[u8], deviation: &[u8], stream: Stream, scale: f32, out: &mut [f32]) {
-    stream.fill_normal_inlined(out);
-    let bytes = CHUNK * dtype.bytes();
-    let parts = out
-        .chunks_mut(CHUNK)
-        .zip(mean.chunks(bytes))
-        .zip(deviation.chunks(bytes));
-    for ((out, mean), deviation) in parts {
-        let (mut means, mut deviations) = ([0.0; CHUNK], [0.0; CHUNK]);
-        read_elements_inlined(dtype, mean, &mut means);
-        read_elements_inlined(dtype, deviation, &mut deviations);
-        for ((value, mean), deviation) in out.iter_mut().zip(&means).zip(&deviations) {
-            *value = (mean + deviation * *value) * scale;
+struct SamplePosterior<'a> {
+    dtype: Dtype,
+    mean: &'a [u8],
+    deviation: &'a [u8],
+    stream: Stream,
+    scale: f32,
+    out: &'a mut [f32],
+}
+
+impl VectorWork for SamplePosterior<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self {
+            dtype,
+            mean,
+            deviation,
+            stream,
+            scale,
+            out,
+        } = self;
+        stream.fill_normal_inlined(out);
+        let bytes = CHUNK * dtype.bytes();
+        let parts = out
+            .chunks_mut(CHUNK)
+            .zip(mean.chunks(bytes))
+            .zip(deviation.chunks(bytes));
+        for ((out, mean), deviation) in parts {
+            let (mut means, mut deviations) = ([0.0; CHUNK], [0.0; CHUNK]);
+            read_elements_inlined(dtype, mean, &mut means);
+            read_elements_inlined(dtype, deviation, &mut deviations);
+            for ((value, mean), deviation) in out.iter_mut().zip(&means).zip(&deviations) {
+                *value = (mean + deviation * *value) * scale;
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ mod normal;
 mod philox;
 mod simd;
 
-pub(crate) use simd::vectorized;
+pub(crate) use simd::{vectorized, VectorWork};
 
 pub use philox::philox4x32_10;
 
@@ -134,36 +134,72 @@ impl Stream {
 
     /// Fills `out` with the uniform draws 0, 1, 2, ….
     pub fn fill_uniform(&self, out: &mut [f32]) {
-        let stream = *self;
-        vectorized(move || stream.fill(out, |words, lanes| lanes.copy_from_slice(&words.map(uniform_of))));
+        vectorized(FillUniform(*self, out));
     }
 
     /// Fills `out` with the standard normal draws 0, 1, 2, … (Box–Muller on pairs of words sixteen apart).
     pub fn fill_normal(&self, out: &mut [f32]) {
-        let stream = *self;
-        vectorized(move || stream.fill_normal_inlined(out));
+        vectorized(FillNormal(*self, out));
     }
 
     /// The body of [`Stream::fill_normal`], for callers that are vectorised already.
     #[inline(always)]
     pub(crate) fn fill_normal_inlined(&self, out: &mut [f32]) {
-        self.fill(out, normal::box_muller_group);
+        self.fill::<normal::Normal>(out);
     }
 
     #[inline(always)]
-    fn fill(&self, out: &mut [f32], convert: impl Fn(&[u32; GROUP], &mut [f32; GROUP])) {
+    fn fill<D: Distribution>(&self, out: &mut [f32]) {
         let mut counters = Counters::new(self.name, self.key);
         let mut groups = out.chunks_exact_mut(GROUP);
         for group in &mut groups {
             if let Ok(group) = group.try_into() {
-                convert(&counters.next_group(), group);
+                D::convert(&counters.next_group(), group);
             }
         }
         let rest = groups.into_remainder();
         if !rest.is_empty() {
             let mut group = [0.0; GROUP];
-            convert(&counters.next_group(), &mut group);
+            D::convert(&counters.next_group(), &mut group);
             rest.copy_from_slice(&group[..rest.len()]);
+        }
+    }
+}
+
+struct FillUniform<'a>(Stream, &'a mut [f32]);
+
+impl VectorWork for FillUniform<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.0.fill::<Uniform>(self.1);
+    }
+}
+
+struct FillNormal<'a>(Stream, &'a mut [f32]);
+
+impl VectorWork for FillNormal<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.0.fill_normal_inlined(self.1);
+    }
+}
+
+/// What words become. A trait and not a closure, because only what is inlined is vectorised.
+trait Distribution {
+    fn convert(words: &[u32; GROUP], out: &mut [f32; GROUP]);
+}
+
+struct Uniform;
+
+impl Distribution for Uniform {
+    #[inline(always)]
+    fn convert(words: &[u32; GROUP], out: &mut [f32; GROUP]) {
+        for (value, word) in out.iter_mut().zip(words) {
+            *value = uniform_of(*word);
         }
     }
 }

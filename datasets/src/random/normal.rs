@@ -5,7 +5,7 @@
 //! the compiler makes vectors of them.
 
 use super::philox::LANES;
-use super::GROUP;
+use super::{Distribution, GROUP};
 use std::f32::consts::{FRAC_PI_2, LN_2};
 
 /// Two independent standard normal numbers from two words; magnitudes reach 6.7.
@@ -16,14 +16,20 @@ pub(super) fn box_muller(first: u32, second: u32) -> (f32, f32) {
     (radius * cosine, radius * sine)
 }
 
-/// Words 0 and 1 of a group make the lanes 0 and 1 of the output, words 2 and 3 the lanes 2 and 3.
-#[inline(always)]
-pub(super) fn box_muller_group(words: &[u32; GROUP], out: &mut [f32; GROUP]) {
-    for half in [0, 2 * LANES] {
-        for lane in half..half + LANES {
-            let (cosine, sine) = box_muller(words[lane], words[lane + LANES]);
-            out[lane] = cosine;
-            out[lane + LANES] = sine;
+pub(super) struct Normal;
+
+impl Distribution for Normal {
+    /// Words 0 and 1 of a group make the lanes 0 and 1 of the output, words 2 and 3 the lanes 2 and 3.
+    #[inline(always)]
+    fn convert(words: &[u32; GROUP], out: &mut [f32; GROUP]) {
+        for (out, words) in out.chunks_exact_mut(2 * LANES).zip(words.chunks_exact(2 * LANES)) {
+            let (cosines, sines) = out.split_at_mut(LANES);
+            let (radii, angles) = words.split_at(LANES);
+            for lane in 0..LANES {
+                let (cosine, sine) = box_muller(radii[lane], angles[lane]);
+                cosines[lane] = cosine;
+                sines[lane] = sine;
+            }
         }
     }
 }
