@@ -94,11 +94,7 @@ fn an_error_ends_the_loader_once_and_for_all() {
             ..LoaderConfig::default()
         };
         let mut loader = Loader::new(dataset, &config, LoaderState::default()).unwrap();
-        while let Some(batch) = loader.next() {
-            if batch.is_err() {
-                break;
-            }
-        }
+        assert!(loader.by_ref().any(|batch| batch.is_err()));
         assert!(loader.next().is_none() && loader.next_batch().unwrap().is_none());
     });
 }

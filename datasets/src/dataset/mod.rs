@@ -9,14 +9,17 @@ pub(crate) use residency::Residency;
 pub(crate) use shard::{LoadedShard, MemberRef, SampleRef};
 
 use crate::compression::is_zstd;
+use crate::remote::RemoteFolder;
 use crate::sample::array_error;
 use crate::{
-    hash, Codec, Error, Index, Limits, Place, Result, Sample, ShardReader, ShardRecord, INDEX_FILE, LATENT, MOMENTS,
+    hash, Codec, Error, Index, Limits, Place, RemoteOptions, Result, Sample, ShardReader, ShardRecord, INDEX_FILE,
+    LATENT, MOMENTS,
 };
 use bytes::ShardBytes;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +39,8 @@ pub struct OpenOptions {
     pub resident_bytes: u64,
     /// Whether shards that are read whole (compressed or remote) are checked against the index's SHA-256. Default: yes.
     pub verify: bool,
+    /// How remote shards are fetched.
+    pub remote: RemoteOptions,
 }
 
 impl Default for OpenOptions {
@@ -45,6 +50,7 @@ impl Default for OpenOptions {
             table_cache: tables::default_cache(),
             resident_bytes: 4 << 30,
             verify: true,
+            remote: RemoteOptions::default(),
         }
     }
 }
@@ -57,9 +63,14 @@ struct ShardEntry {
     mapped: OnceLock<Arc<LoadedShard>>,
 }
 
+enum Source {
+    Local(PathBuf),
+    Remote(RemoteFolder),
+}
+
 /// The shards of a folder and what is known of them. Opening reads the index, not the shards.
 pub struct Dataset {
-    folder: PathBuf,
+    source: Source,
     options: OpenOptions,
     index: Option<Index>,
     shards: Vec<ShardEntry>,
@@ -80,36 +91,69 @@ impl Dataset {
         let (index, shards) = if folder.join(INDEX_FILE).exists() {
             let index = Index::load(folder)?;
             check_folder(folder, &index)?;
-            let shards = index.shards.iter().map(|record| ShardEntry {
-                name: record.name.clone(),
-                samples: record.samples,
-                compressed: record.compressed,
-                record: Some(record.clone()),
-                mapped: OnceLock::new(),
-            });
-            let shards = shards.collect();
+            let shards = indexed_shards(&index);
             (Some(index), shards)
         } else {
             (None, foreign_shards(folder, &options)?)
         };
-        let mut ends = vec![0];
-        for shard in &shards {
-            ends.push(ends[ends.len() - 1] + shard.samples);
-        }
         let latent_shape = match &index {
             Some(index) => index.codec.latent_shape,
             None => latent_shape_of_first_sample(folder, &shards, options.limits)?,
         };
+        Ok(Self::new(
+            Source::Local(folder.to_owned()),
+            options,
+            index,
+            shards,
+            latent_shape,
+        ))
+    }
+
+    /// Opens a folder given as a path or an address: `file://`, `http(s)://`, `s3://`, `gs://`, `az://`. Remote folders
+    /// need an `index.json`; their shards are read whole.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLocation`], [`Error::Remote`], and those of [`Self::open`].
+    pub fn open_location(location: &str, options: OpenOptions) -> Result<Self> {
+        if !location.contains("://") {
+            return Self::open(Path::new(location), options);
+        }
+        if let Some(path) = location.strip_prefix("file://") {
+            return Self::open(Path::new(path), options);
+        }
+        let remote = RemoteFolder::open(location, options.remote.clone())?;
+        let index = Index::from_bytes(&remote.fetch(INDEX_FILE)?, &remote.address(INDEX_FILE))?;
+        let (shards, latent_shape) = (indexed_shards(&index), index.codec.latent_shape);
+        Ok(Self::new(
+            Source::Remote(remote),
+            options,
+            Some(index),
+            shards,
+            latent_shape,
+        ))
+    }
+
+    fn new(
+        source: Source,
+        options: OpenOptions,
+        index: Option<Index>,
+        shards: Vec<ShardEntry>,
+        latent_shape: [usize; 3],
+    ) -> Self {
+        let mut ends = vec![0];
+        for shard in &shards {
+            ends.push(ends[ends.len() - 1] + shard.samples);
+        }
         let residency = Residency::new(options.resident_bytes);
-        Ok(Self {
-            folder: folder.to_owned(),
+        Self {
+            source,
             options,
             index,
             shards,
             ends,
             latent_shape,
             residency,
-        })
+        }
     }
 
     /// The number of samples.
@@ -142,14 +186,21 @@ impl Dataset {
         self.index.as_ref().map_or(0, |index| index.classes.len())
     }
 
-    /// The shards' files in order.
-    pub fn shard_paths(&self) -> Vec<PathBuf> {
-        self.shards.iter().map(|shard| self.folder.join(&shard.name)).collect()
+    /// The files or addresses of the shards, in order.
+    pub fn shard_locations(&self) -> Vec<String> {
+        self.shards.iter().map(|shard| self.location(&shard.name)).collect()
+    }
+
+    fn location(&self, name: &str) -> String {
+        match &self.source {
+            Source::Local(folder) => folder.join(name).display().to_string(),
+            Source::Remote(remote) => remote.address(name),
+        }
     }
 
     /// Whether every sample can be reached without reading others: all shards local and plain.
     pub fn is_random_access(&self) -> bool {
-        self.shards.iter().all(|shard| !shard.compressed)
+        matches!(self.source, Source::Local(_)) && self.shards.iter().all(|shard| !shard.compressed)
     }
 
     pub(crate) fn shard_samples(&self) -> Vec<u64> {
@@ -176,7 +227,14 @@ impl Dataset {
         if let Some(mapped) = entry.mapped.get() {
             return Ok(mapped);
         }
-        let path = self.folder.join(&entry.name);
+        let Source::Local(folder) = &self.source else {
+            let reason = "remote shards are read whole".to_owned();
+            return Err(Error::UnknownLocation {
+                url: self.location(&entry.name),
+                reason,
+            });
+        };
+        let path = folder.join(&entry.name);
         let bytes = ShardBytes::map(&path)?;
         let table = tables::of_mapped_shard(&path, &bytes, entry.record.as_ref(), &self.options)?;
         self.check_samples(entry, table.len())?;
@@ -184,11 +242,17 @@ impl Dataset {
         Ok(entry.mapped.get_or_init(|| loaded))
     }
 
-    /// A shard of any kind, read whole, verified, decompressed.
-    pub(crate) fn read_whole(&self, shard: usize) -> Result<Arc<LoadedShard>> {
+    /// A shard of any kind, read whole, verified, decompressed. Fetching gives up soon after `stop` is set.
+    pub(crate) fn read_whole(&self, shard: usize, stop: &AtomicBool) -> Result<Arc<LoadedShard>> {
         let entry = &self.shards[shard];
-        let path = self.folder.join(&entry.name);
-        let file = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let file = match (&self.source, &entry.record) {
+            (Source::Remote(remote), Some(record)) => remote.fetch_shard(record, stop)?,
+            (Source::Remote(remote), None) => remote.fetch(&entry.name)?,
+            (Source::Local(folder), _) => {
+                let path = folder.join(&entry.name);
+                fs::read(&path).map_err(Error::io(&path, "read"))?
+            }
+        };
         let loaded = load_whole(file, entry, &self.options)?;
         self.check_samples(entry, loaded.table().len())?;
         Ok(Arc::new(loaded))
@@ -203,9 +267,20 @@ impl Dataset {
             what: "number of samples",
             found: found.to_string(),
             expected: entry.samples.to_string(),
-            index: self.folder.join(INDEX_FILE).display().to_string(),
+            index: self.location(INDEX_FILE),
         })
     }
+}
+
+fn indexed_shards(index: &Index) -> Vec<ShardEntry> {
+    let entry = |record: &ShardRecord| ShardEntry {
+        name: record.name.clone(),
+        samples: record.samples,
+        compressed: record.compressed,
+        record: Some(record.clone()),
+        mapped: OnceLock::new(),
+    };
+    index.shards.iter().map(entry).collect()
 }
 
 fn load_whole(file: Vec<u8>, entry: &ShardEntry, options: &OpenOptions) -> Result<LoadedShard> {

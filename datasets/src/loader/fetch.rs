@@ -51,7 +51,7 @@ pub(super) fn run(dataset: &Dataset, jobs: &Receiver<Arc<PendingShard>>, stop: &
             continue;
         }
         // A panic must not leave a reader waiting for the shard, nor the shards after it without a thread.
-        let read = catch_unwind(AssertUnwindSafe(|| dataset.read_whole(pending.shard)));
+        let read = catch_unwind(AssertUnwindSafe(|| dataset.read_whole(pending.shard, stop)));
         let shard = || dataset.shard_name(pending.shard).to_owned();
         pending.deliver(read.unwrap_or_else(|_| Err(Error::FetchPanicked { shard: shard() })));
     }
