@@ -65,7 +65,7 @@ struct ShardEntry {
 
 enum Source {
     Local(PathBuf),
-    Remote(RemoteFolder),
+    Remote(Box<RemoteFolder>),
 }
 
 /// The shards of a folder and what is known of them. Opening reads the index, not the shards.
