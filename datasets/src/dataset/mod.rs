@@ -125,7 +125,7 @@ impl Dataset {
         let index = Index::from_bytes(&remote.fetch(INDEX_FILE)?, &remote.address(INDEX_FILE))?;
         let (shards, latent_shape) = (indexed_shards(&index), index.codec.latent_shape);
         Ok(Self::new(
-            Source::Remote(remote),
+            Source::Remote(Box::new(remote)),
             options,
             Some(index),
             shards,

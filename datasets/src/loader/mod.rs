@@ -115,6 +115,7 @@ impl Loader {
                 })?;
             }
         }
+        loader.plan_ahead();
         Ok(loader)
     }
 
