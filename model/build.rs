@@ -16,7 +16,7 @@ mod cuda {
     const KERNELS: &str = "src/ops/cuda/kernels";
     const TRAMPOLINES: &str = "src/ops/cuda/lazy_link";
     /// The libraries cudarc asks the linker for.
-    const LIBRARIES: [&str; 3] = ["cuda", "cublas", "nvrtc"];
+    const LIBRARIES: [&str; 4] = ["cuda", "cublas", "cublasLt", "nvrtc"];
     /// Machine code for A100 and H100, and PTX for what comes later.
     const TARGETS: [&str; 2] = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"];
 

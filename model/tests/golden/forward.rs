@@ -6,7 +6,7 @@ use crate::case::{self, assert_close, to_f64, Case};
 
 const TOLERANCE: f64 = 2e-5;
 
-fn check_forward<E: Dtype, D: Operators<E>>(case: &Case) {
+pub fn check_forward<E: Dtype, D: Operators<E>>(case: &Case) {
     let network = case.network::<E, D>();
     let patches = case.patches(network.device(), &case.get("in.x"));
     let outputs = network

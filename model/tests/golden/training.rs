@@ -10,7 +10,7 @@ const LOSS_TOLERANCE: f64 = 2e-5;
 const GRADIENT_TOLERANCE: f64 = 1e-4;
 const STEP_TOLERANCE: f64 = 2e-5;
 
-fn inputs<E: Dtype, D: Operators<E>>(case: &Case, device: &D) -> TrainingInputs<E, D> {
+pub fn inputs<E: Dtype, D: Operators<E>>(case: &Case, device: &D) -> TrainingInputs<E, D> {
     let narrow = |name: &str| case.get(name).iter().map(|&value| value as f32).collect::<Vec<_>>();
     let features = case.find("in.target").map(|_| narrow("in.target"));
     let (data, noise) = (narrow("in.data"), narrow("in.noise"));
@@ -29,7 +29,7 @@ fn inputs<E: Dtype, D: Operators<E>>(case: &Case, device: &D) -> TrainingInputs<
     .unwrap()
 }
 
-fn settings(case: &Case) -> LossSettings {
+pub fn settings(case: &Case) -> LossSettings {
     LossSettings {
         branch_weights: (0..case.config.branches())
             .map(|k| case.number(&format!("branch_weights/{k}")))
@@ -40,7 +40,7 @@ fn settings(case: &Case) -> LossSettings {
     }
 }
 
-fn check_gradients<E: Dtype, D: Operators<E>>(case: &Case, checkpoint_blocks: bool) {
+pub fn check_gradients<E: Dtype, D: Operators<E>>(case: &Case, checkpoint_blocks: bool) {
     let mut network = case.network::<E, D>();
     network.set_checkpoint_blocks(checkpoint_blocks);
     let settings = settings(case);
@@ -98,7 +98,7 @@ fn largest(values: &[f64]) -> f64 {
 
 /// torch clips gradients in place, and the golden ones were stored afterwards: the factor by which they are smaller
 /// than the gradients of the loss, whose norm is `grad_norm`.
-fn clipping_of_stored_gradients(case: &Case) -> f64 {
+pub fn clipping_of_stored_gradients(case: &Case) -> f64 {
     let network = case.network::<f64, Cpu>();
     let parameters = network.parameters().into_iter();
     let stored = parameters.filter_map(|parameter| case.find(&format!("grad.{}", parameter.name())));
@@ -127,7 +127,7 @@ fn losses_and_gradients_with_checkpointed_blocks() {
         .for_each(|case| check_gradients::<f32, Cpu>(case, true));
 }
 
-fn check_steps<E: Dtype, D: Operators<E>>(case: &Case) {
+pub fn check_steps<E: Dtype, D: Operators<E>>(case: &Case) {
     let optimizer = OptimizerSettings {
         beta1: case.number("optimizer/betas/0"),
         beta2: case.number("optimizer/betas/1"),
