@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use sha2::{Digest, Sha256};
 
 /// Writes beside `path`, syncs, and renames: a reader sees the old content or the new, never a part.
 ///
@@ -58,6 +59,30 @@ fn write_and_rename(path: &Path, bytes: &[u8], sync: impl Fn(&File) -> io::Resul
 pub fn partial_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.partial"))
+}
+
+/// The SHA-256 of a file in lower-case hexadecimal.
+///
+/// # Errors
+/// What the system says, with the path.
+pub fn sha256(path: &Path) -> anyhow::Result<String> {
+    let mut hash = HashWriter(Sha256::new());
+    let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash));
+    copied.with_context(|| path.display().to_string())?;
+    Ok(hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+struct HashWriter(Sha256);
+
+impl Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes a folder and those above it.

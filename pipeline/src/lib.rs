@@ -13,6 +13,7 @@
 //! assert_eq!(error.to_string(), "--set: unknown key `train.stesp`; did you mean `train.steps`?");
 //! ```
 
+pub mod bench;
 pub mod cli;
 pub mod codecs;
 pub mod config;
@@ -27,5 +28,6 @@ pub mod interrupt;
 pub mod metrics;
 pub mod progress;
 pub mod rank;
+pub mod sample;
 pub mod train;
 mod umbrella;

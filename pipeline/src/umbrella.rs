@@ -2,12 +2,16 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::bench::BenchArgs;
 use crate::cli::{LogArgs, Stage};
 use crate::decode::DecodeArgs;
+use crate::demo::DemoArgs;
 use crate::encode::EncodeArgs;
 use crate::evaluate::EvaluateArgs;
 use crate::inspect::InspectArgs;
 use crate::interrupt::Interrupt;
+use crate::sample::SampleArgs;
+use crate::train::TrainArgs;
 
 /// DeepFlow from pictures to pictures: encode, train, sample, decode, evaluate
 ///
@@ -24,18 +28,26 @@ pub struct Umbrella {
 
 #[derive(Subcommand, Debug)]
 enum AnyStage {
+    Demo(DemoArgs),
     Encode(EncodeArgs),
+    Train(TrainArgs),
+    Sample(SampleArgs),
     Decode(DecodeArgs),
     Evaluate(EvaluateArgs),
+    Bench(BenchArgs),
     Inspect(InspectArgs),
 }
 
 impl Umbrella {
     pub(crate) fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         match self.stage {
+            AnyStage::Demo(args) => args.run(interrupt),
             AnyStage::Encode(args) => args.run(interrupt),
+            AnyStage::Train(args) => args.run(interrupt),
+            AnyStage::Sample(args) => args.run(interrupt),
             AnyStage::Decode(args) => args.run(interrupt),
             AnyStage::Evaluate(args) => args.run(interrupt),
+            AnyStage::Bench(args) => args.run(interrupt),
             AnyStage::Inspect(args) => args.run(interrupt),
         }
     }

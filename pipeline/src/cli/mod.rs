@@ -51,6 +51,16 @@ pub fn run_stage<S: Stage>(name: &'static str) -> ExitCode {
     }
 }
 
+/// Runs a stage as its command line would, inside this process.
+///
+/// # Errors
+/// The stage's, or [`UsageError`] for arguments that it does not have.
+pub fn run_arguments<S: Stage>(name: &'static str, arguments: &[&str], interrupt: &Interrupt) -> anyhow::Result<()> {
+    let line = std::iter::once(name).chain(arguments.iter().copied());
+    let program = Program::<S>::try_parse_from(line).map_err(|error| UsageError(error.to_string()))?;
+    program.stage.run(interrupt)
+}
+
 /// The body of `deepflow`.
 #[must_use]
 pub fn run_umbrella() -> ExitCode {

@@ -9,7 +9,7 @@ use plotters::style::{register_font, FontStyle};
 use serde_json::Value;
 
 const SIZE: (u32, u32) = (960, 540);
-const FONT: &str = "sans-serif";
+pub const FONT: &str = "sans-serif";
 /// Points of the curve averaged into the smooth one.
 const WINDOW: usize = 9;
 
@@ -19,11 +19,16 @@ const WINDOW: usize = 9;
 /// When the file cannot be read, holds no loss, or the picture cannot be written.
 pub fn draw(metrics: &Path, picture: &Path) -> anyhow::Result<()> {
     let points = losses(metrics)?;
-    // The charts' fonts travel with the program: machines without a desktop have none.
+    use_built_in_font()?;
+    plot(&points, picture).with_context(|| picture.display().to_string())
+}
+
+/// The fonts travel with the program: machines without a desktop have none.
+pub fn use_built_in_font() -> anyhow::Result<()> {
     if register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_err() {
         bail!("the built-in font cannot be read");
     }
-    plot(&points, picture).with_context(|| picture.display().to_string())
+    Ok(())
 }
 
 fn losses(metrics: &Path) -> anyhow::Result<Vec<(f64, f64)>> {

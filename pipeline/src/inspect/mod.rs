@@ -1,6 +1,8 @@
 //! `deepflow inspect`: looks at configurations, weights and shards, and changes none of them.
 
+mod convert;
 mod forward;
+mod shards;
 mod summary;
 mod tensors;
 
@@ -20,6 +22,8 @@ pub struct InspectArgs {
 enum What {
     Summary(summary::SummaryArgs),
     Forward(forward::ForwardArgs),
+    Convert(convert::ConvertArgs),
+    Shards(shards::ShardsArgs),
 }
 
 impl Stage for InspectArgs {
@@ -27,6 +31,8 @@ impl Stage for InspectArgs {
         match self.what {
             What::Summary(args) => args.run(interrupt),
             What::Forward(args) => args.run(interrupt),
+            What::Convert(args) => args.run(interrupt),
+            What::Shards(args) => args.run(interrupt),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
 
-use crate::config::Config;
+use crate::config::{Config, Schedule};
 use crate::files::{make_folder, write_atomically};
 
 /// Keys that may change between the parts of a run that continues: they change how long it runs, what it reports and
@@ -170,7 +170,12 @@ fn checkpoint_name(step: u64) -> String {
 }
 
 fn refuse_another_run(root: &Path, config: &Config, saved: &Config) -> anyhow::Result<()> {
-    if let Some((key, here, there)) = config.difference(saved, &FREE_TO_CHANGE) {
+    let mut free = FREE_TO_CHANGE.to_vec();
+    if config.train.schedule == Schedule::Cosine {
+        // The learning rate of every step depends on where the cosine ends.
+        free.retain(|key| *key != "train.steps");
+    }
+    if let Some((key, here, there)) = config.difference(saved, &free) {
         bail!(
             "{}: holds another run: its {key} is {there}, this one's is {here}; choose another --out, or continue \
              with the configuration found there",

@@ -38,6 +38,8 @@ pub struct SampleConfig {
     pub seed: u64,
     /// Samples computed at once; changes speed and memory, not the samples.
     pub batch: usize,
+    /// Samples in a shard: what a stop loses at most.
+    pub shard_samples: usize,
     /// Uses the averaged weights instead of the trained ones.
     pub ema: bool,
     /// Time offset of each branch at inference; empty means none.
@@ -58,6 +60,7 @@ impl Default for SampleConfig {
             guidance_high: 1.0,
             seed: 0,
             batch: 64,
+            shard_samples: 256,
             ema: true,
             branch_times: Vec::new(),
             relative_tolerance: 1e-3,
@@ -69,6 +72,7 @@ impl Default for SampleConfig {
 impl SampleConfig {
     pub(super) fn check(&self, model: &NetworkConfig) -> Result<(), Violation> {
         at_least_one("sample.batch", self.batch)?;
+        at_least_one("sample.shard_samples", self.shard_samples)?;
         at_least_one("sample.steps", self.steps)?;
         if self.sampler == Sampler::Sde && self.steps < 2 {
             return Err(Violation::new(

@@ -1,0 +1,10 @@
+//! The sample stage alone; `deepflow sample` is the same.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    deepflow::cli::run_stage::<deepflow::sample::SampleArgs>("deepflow-sample")
+}

@@ -1,0 +1,84 @@
+//! The weights to sample from, with everything that is known of them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use deepflow_datasets::{Class, Codec, Dtype};
+use deepflow_model::checkpoint::{read_config, EMA_FILE, MODEL_FILE};
+
+use crate::config::{CodecConfig, CodecKind, Config, ConfigArgs};
+use crate::train::{find_checkpoint, DataRecord, CODEC_FILE};
+
+/// What a diffusers AutoencoderKL of Stable Diffusion multiplies its latents by (network spec §6).
+const STABLE_DIFFUSION_SCALE: f64 = 0.18215;
+
+/// Weights, the configuration they were trained with, and the data they were trained on.
+pub struct Source {
+    /// The safetensors file.
+    pub weights: PathBuf,
+    /// The configuration to sample with.
+    pub config: Config,
+    /// The codec of the latents.
+    pub codec: Codec,
+    /// The classes of the data, where they are known.
+    pub classes: Vec<Class>,
+    /// The codec's own weights, where the run has such.
+    pub codec_file: Option<PathBuf>,
+}
+
+impl Source {
+    /// Opens a run, a checkpoint of a run, or a safetensors file by itself; `args` override the configuration found there.
+    ///
+    /// # Errors
+    /// When nothing of the kind is there, or a configuration does not fit.
+    pub fn open(path: &Path, args: &ConfigArgs, flags: &[(&str, Option<toml::Value>)]) -> anyhow::Result<Self> {
+        if path.is_file() {
+            let mut base = Config::default();
+            if let Ok(model) = read_config(path) {
+                base.model = model;
+            }
+            let config = args.load_over(&base, flags)?;
+            let codec = codec_of_config(&config);
+            return Ok(Self {
+                weights: path.to_owned(),
+                config,
+                codec,
+                classes: Vec::new(),
+                codec_file: None,
+            });
+        }
+        let checkpoint = find_checkpoint(path)?;
+        let run = checkpoint.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+        let base = Config::read(&run.join(Config::FILE_NAME))?;
+        let config = args.load_over(&base, flags)?;
+        let data = DataRecord::read(run).context("the run's data")?;
+        let codec_file = run.join(CODEC_FILE);
+        Ok(Self {
+            weights: checkpoint.join(if config.sample.ema { EMA_FILE } else { MODEL_FILE }),
+            codec: data.codec.unwrap_or_else(|| codec_of_config(&config)),
+            classes: data.classes,
+            codec_file: codec_file.is_file().then_some(codec_file),
+            config,
+        })
+    }
+}
+
+/// What `[codec]` says of latents whose shards said nothing.
+fn codec_of_config(config: &Config) -> Codec {
+    let CodecConfig { kind, size, .. } = config.codec;
+    let (name, scale_factor) = match kind {
+        CodecKind::Identity => ("identity", 1.0),
+        CodecKind::Pca => ("pca", 1.0),
+        CodecKind::AutoencoderKl => ("autoencoder-kl", STABLE_DIFFUSION_SCALE),
+    };
+    let model = &config.model;
+    Codec {
+        name: name.to_owned(),
+        weights_sha256: None,
+        scale_factor,
+        latent_shape: [model.latent_channels, model.latent_size, model.latent_size],
+        dtype: Dtype::F32,
+        resolution: size,
+        settings: std::collections::BTreeMap::new(),
+    }
+}

@@ -1,0 +1,244 @@
+//! The stage: shard after shard of generated latents.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use deepflow_datasets::{Compression, DatasetPlan, DatasetWriter, Dtype, Sample, LATENT};
+use deepflow_model::checkpoint;
+use deepflow_model::ops::Operators;
+use deepflow_model::sampling::{sample, IndexedNoise, SamplerSettings};
+use deepflow_model::Network;
+use serde_json::json;
+
+use super::classes::{class_of, ClassChoice};
+use super::settings::sampler_settings;
+use super::source::Source;
+use crate::cli::Stage;
+use crate::config::ConfigArgs;
+use crate::device::DeviceArgs;
+use crate::files::{sha256, write_atomically};
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::on_device;
+use crate::progress::Progress;
+use crate::rank::{Rank, RankArgs};
+use crate::train::{shift_factor, CODEC_FILE};
+
+/// The codec's setting that holds what generated the latents.
+pub const GENERATOR: &str = "generator";
+
+/// Generate latents from a trained network
+///
+/// Writes WebDataset shards of latents, which decode turns into pictures. Sample i is a function of the seed, i and the
+/// settings alone: not of the batch, nor of how many processes share the work. A run that was stopped goes on when the same
+/// command runs again.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  deepflow-sample --checkpoint runs/first --out generated --per-class 10\n  \
+                        deepflow-sample --checkpoint runs/first/checkpoints/step-0005000 --out cats --classes 281,282 \
+                        --per-class 50 --set sample.sampler=heun --set sample.steps=50 --set sample.guidance=2"
+)]
+pub struct SampleArgs {
+    /// A run (its newest checkpoint), a checkpoint of a run, or a safetensors file with a configuration in it
+    #[arg(long, value_name = "PATH")]
+    checkpoint: PathBuf,
+    /// Folder to write to; new, empty, or of the same run
+    #[arg(short, long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// `all`, or a list such as 0,3,7
+    #[arg(long, value_name = "CLASSES", default_value = "all")]
+    classes: ClassChoice,
+    /// Samples of each class
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    per_class: u64,
+    /// Seed of the samples (sample.seed)
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    rank: RankArgs,
+}
+
+impl Stage for SampleArgs {
+    fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let seed = self
+            .seed
+            .and_then(|seed| i64::try_from(seed).ok())
+            .map(toml::Value::Integer);
+        let source = Source::open(&self.checkpoint, &self.config, &[("sample.seed", seed)])?;
+        let classes = self.classes.resolve(source.config.model.classes)?;
+        let rank = self.rank.detect()?;
+        let job = Job::prepare(source, &self.out, classes, self.per_class, rank)?;
+        on_device!(self.device.open(rank)?, device => job.run(device, interrupt))
+    }
+}
+
+/// All samples of one command.
+struct Job {
+    source: Source,
+    out: PathBuf,
+    writer: DatasetWriter,
+    settings: SamplerSettings,
+    classes: Vec<usize>,
+    samples: u64,
+    rank: Rank,
+}
+
+impl Job {
+    fn prepare(source: Source, out: &Path, classes: Vec<usize>, per_class: u64, rank: Rank) -> anyhow::Result<Self> {
+        let config = &source.config;
+        let samples = classes.len() as u64 * per_class;
+        let mut codec = source.codec.clone();
+        codec.dtype = if config.output.half { Dtype::F16 } else { Dtype::F32 };
+        let generator = json!({
+            "weights_sha256": sha256(&source.weights)?,
+            "sample": { "classes": &classes, "samples": samples, "shard_samples": config.sample.shard_samples },
+            "settings": deciding_settings(config)?,
+        });
+        codec.settings.insert(GENERATOR.to_owned(), generator);
+        let writer = DatasetWriter::create(
+            out,
+            DatasetPlan {
+                name: config.output.name.clone(),
+                compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
+                codec,
+                classes: source.classes.clone(),
+            },
+        )?;
+        Ok(Self {
+            settings: sampler_settings(&config.sample),
+            out: out.to_owned(),
+            writer,
+            classes,
+            samples,
+            rank,
+            source,
+        })
+    }
+
+    fn run<D: Operators<f32>>(&self, device: D, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let config = &self.source.config;
+        self.keep_companions()?;
+        let network: Network<f32, D> = checkpoint::load_network(&self.source.weights, config.model.clone(), device)?;
+        self.settings.validate(&config.model)?;
+        let shards = self.samples.div_ceil(config.sample.shard_samples as u64);
+        let progress = Progress::start("sampling", "samples", 0, self.samples);
+        let mut complete = true;
+        for shard in 0..shards {
+            let range = self.range(shard);
+            let number = usize::try_from(shard)?;
+            if self.writer.is_complete(number)? {
+                progress.advance(range.end - range.start);
+            } else if self.rank.owns(number) {
+                self.write_shard(&network, number, range, &progress, interrupt)?;
+            } else {
+                complete = false;
+            }
+        }
+        if complete {
+            self.writer.finish(usize::try_from(shards)?)?;
+        }
+        Ok(())
+    }
+
+    /// The samples of a shard.
+    fn range(&self, shard: u64) -> std::ops::Range<u64> {
+        let size = self.source.config.sample.shard_samples as u64;
+        shard * size..((shard + 1) * size).min(self.samples)
+    }
+
+    fn write_shard<D: Operators<f32>>(
+        &self,
+        network: &Network<f32, D>,
+        number: usize,
+        range: std::ops::Range<u64>,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        let mut shard = self.writer.begin_shard(number)?;
+        let mut first = range.start;
+        while first < range.end {
+            let end = range.end.min(first + self.source.config.sample.batch as u64);
+            let indices: Vec<u64> = (first..end).collect();
+            for (index, latent) in indices.iter().zip(self.generate(network, &indices, interrupt)?) {
+                shard.write(&self.sample(*index, &latent)?)?;
+            }
+            progress.advance(end - first);
+            first = end;
+        }
+        shard.finish()?;
+        Ok(())
+    }
+
+    /// The latents of some samples, as they are stored: without the codec's scale.
+    fn generate<D: Operators<f32>>(
+        &self,
+        network: &Network<f32, D>,
+        indices: &[u64],
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let labels: Vec<usize> = indices.iter().map(|&index| class_of(index, &self.classes)).collect();
+        let noise = IndexedNoise {
+            seed: self.source.config.sample.seed,
+            indices: indices.to_vec(),
+        };
+        let mut watch = |_: f64| {
+            if interrupt.is_requested() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let Some(latents) = sample(network, &self.settings, &labels, &noise, &mut watch)? else {
+            return Err(Interrupted.into());
+        };
+        let (scale, shift) = (self.source.codec.scale_factor, shift_factor(&self.source.codec));
+        let stored = |latent: &[f64]| latent.iter().map(|value| (value / scale + shift) as f32).collect();
+        Ok(latents
+            .chunks_exact(network.config().latent_values())
+            .map(stored)
+            .collect())
+    }
+
+    fn sample(&self, index: u64, latent: &[f32]) -> anyhow::Result<Sample> {
+        let class = class_of(index, &self.classes);
+        let name = self.source.classes.get(class).map(|class| class.name.as_str());
+        let seed = self.source.config.sample.seed;
+        let codec = &self.source.codec;
+        let dtype = if self.source.config.output.half {
+            Dtype::F16
+        } else {
+            Dtype::F32
+        };
+        Ok(Sample::new(format!("{index:08}"))
+            .with_array(LATENT, latent, &codec.latent_shape, dtype)?
+            .with_class(u32::try_from(class)?)
+            .with_metadata(&json!({ "seed": seed, "index": index, "class_name": name }))?)
+    }
+
+    /// Puts the configuration, and the codec's weights where there are such, beside the shards.
+    fn keep_companions(&self) -> anyhow::Result<()> {
+        self.source.config.save(&self.out)?;
+        if let Some(file) = &self.source.codec_file {
+            let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+            write_atomically(&self.out.join(CODEC_FILE), &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// The keys of `[sample]` that decide what a sample is.
+fn deciding_settings(config: &crate::config::Config) -> anyhow::Result<serde_json::Value> {
+    let mut settings = serde_json::to_value(&config.sample)?;
+    if let Some(settings) = settings.as_object_mut() {
+        for only_speed in ["batch", "shard_samples"] {
+            settings.remove(only_speed);
+        }
+    }
+    Ok(settings)
+}

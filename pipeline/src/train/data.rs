@@ -1,0 +1,225 @@
+//! From shards to training batches, and what a run remembers of its data.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{bail, Context};
+use deepflow_datasets as datasets;
+use deepflow_datasets::{Class, Codec, Dataset, Loader, LoaderConfig, LoaderState, OpenOptions};
+use deepflow_model::training::{Batch, SamplePlace};
+use deepflow_model::NetworkConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::UsageError;
+use crate::config::{Config, DataConfig, OnError, Shuffle};
+use crate::files::write_atomically;
+
+/// What generating and decoding need to know of the data a network was trained on: `data.json` of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataRecord {
+    /// Samples in the shards.
+    pub samples: u64,
+    /// How the latents were made; absent for shards of other programs.
+    pub codec: Option<Codec>,
+    /// The classes, by index.
+    pub classes: Vec<Class>,
+}
+
+impl DataRecord {
+    /// The file's name.
+    pub const FILE_NAME: &'static str = "data.json";
+
+    fn of(dataset: &Dataset) -> Self {
+        Self {
+            samples: dataset.len(),
+            codec: dataset.codec().cloned(),
+            classes: dataset.index().map(|index| index.classes.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Reads the record of the run in `root`.
+    ///
+    /// # Errors
+    /// What the system or the JSON reader says, with the path.
+    pub fn read(root: &Path) -> anyhow::Result<Self> {
+        let path = root.join(Self::FILE_NAME);
+        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Writes the record into `root`, or checks that it is the one written there before.
+    ///
+    /// # Errors
+    /// When the run was trained on other data.
+    pub fn keep(&self, root: &Path) -> anyhow::Result<()> {
+        if !root.join(Self::FILE_NAME).exists() {
+            return write_atomically(&root.join(Self::FILE_NAME), &serde_json::to_vec_pretty(self)?);
+        }
+        let before = Self::read(root)?;
+        if before.codec != self.codec {
+            bail!(
+                "{}: holds another run: its shards are of another codec than these",
+                root.display()
+            );
+        }
+        if before != *self {
+            let (found, expected) = (self.samples, before.samples);
+            bail!(
+                "{}: holds another run: it has {expected} samples, these shards have {found}",
+                root.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The stream of batches of a run.
+pub struct Feed {
+    loader: Loader,
+    record: DataRecord,
+    /// What is taken off every latent after scaling.
+    shift: f32,
+    skipped: u64,
+}
+
+/// A batch with the names of its samples.
+pub struct Fed {
+    /// What training takes.
+    pub batch: Batch,
+    /// The keys of the samples, for reports.
+    pub keys: Vec<String>,
+    /// Where to continue after it.
+    pub next: LoaderState,
+}
+
+/// Opens the shards that `data.shards` names, and checks that the model fits them.
+///
+/// # Errors
+/// [`UsageError`] when no shards are named; when they are not there, or of another shape than the model's latents.
+pub fn open(config: &Config) -> anyhow::Result<Arc<Dataset>> {
+    let Some(shards) = &config.data.shards else {
+        return Err(UsageError("no data: give --data FOLDER or data.shards in the configuration".to_owned()).into());
+    };
+    let dataset = Dataset::open(Path::new(shards), OpenOptions::default())?;
+    fits(&dataset, &config.model).with_context(|| shards.clone())?;
+    Ok(Arc::new(dataset))
+}
+
+fn fits(dataset: &Dataset, model: &NetworkConfig) -> anyhow::Result<()> {
+    let (found, expected) = (
+        dataset.latent_shape(),
+        [model.latent_channels, model.latent_size, model.latent_size],
+    );
+    if found != expected {
+        let codec = dataset
+            .codec()
+            .map_or_else(String::new, |codec| format!(" of codec {}", codec.name));
+        bail!(
+            "holds latents{codec} of shape {found:?}, expected {expected:?} by model.latent_channels and \
+             model.latent_size"
+        );
+    }
+    if dataset.classes() > model.classes {
+        bail!(
+            "holds {} classes, expected at most model.classes = {}",
+            dataset.classes(),
+            model.classes
+        );
+    }
+    Ok(())
+}
+
+impl Feed {
+    /// Starts reading at `state`.
+    ///
+    /// # Errors
+    /// When the settings do not fit the data.
+    pub fn start(dataset: Arc<Dataset>, config: &Config, state: LoaderState) -> anyhow::Result<Self> {
+        let record = DataRecord::of(&dataset);
+        let scale = dataset.codec().map_or(1.0, |codec| codec.scale_factor);
+        let shift = record.codec.as_ref().map_or(0.0, shift_factor);
+        let loader = Loader::new(dataset, &loader_config(config), state)?;
+        Ok(Self {
+            loader,
+            record,
+            shift: (shift * scale) as f32,
+            skipped: 0,
+        })
+    }
+
+    /// What a run remembers of the data.
+    #[must_use]
+    pub fn record(&self) -> &DataRecord {
+        &self.record
+    }
+
+    /// Samples that could not be read so far.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// The next batch; the data never end.
+    ///
+    /// # Errors
+    /// A sample that cannot be read, with shard, key and byte.
+    pub fn next(&mut self) -> anyhow::Result<Fed> {
+        let Some(batch) = self.loader.next_batch()? else {
+            bail!("the data ended, expected one epoch after the other")
+        };
+        self.skipped += batch.skipped;
+        let mut latents = batch.latents.to_vec();
+        if self.shift != 0.0 {
+            latents.iter_mut().for_each(|value| *value -= self.shift);
+        }
+        let place = |&position: &u64| SamplePlace {
+            epoch: batch.epoch,
+            position,
+        };
+        Ok(Fed {
+            batch: Batch {
+                latents,
+                labels: batch.classes.iter().map(|&class| class as usize).collect(),
+                places: batch.positions.iter().map(place).collect(),
+                features: batch.features.map(|features| features.data),
+            },
+            keys: batch.keys,
+            next: batch.next,
+        })
+    }
+}
+
+/// `shift_factor` of the codec's settings (training sees `(latent - shift)·scale`); 0 for most codecs.
+#[must_use]
+pub fn shift_factor(codec: &Codec) -> f64 {
+    codec
+        .settings
+        .get("shift_factor")
+        .and_then(serde_json::Value::as_f64)
+        .unwrap_or(0.0)
+}
+
+fn loader_config(config: &Config) -> LoaderConfig {
+    let data: &DataConfig = &config.data;
+    LoaderConfig {
+        seed: config.train.seed,
+        batch_size: config.train.batch,
+        readers: data.readers,
+        prefetch: data.read_ahead,
+        shuffle: match data.shuffle {
+            Shuffle::Auto => datasets::Shuffle::Auto,
+            Shuffle::Global => datasets::Shuffle::Global,
+            Shuffle::Block => datasets::Shuffle::Block {
+                samples: data.block_samples as u64,
+            },
+        },
+        flip: data.mirror,
+        features: config.model.alignment_width.is_some() && config.loss.alignment > 0.0,
+        classes: u32::try_from(config.model.classes).ok(),
+        on_error: match data.on_error {
+            OnError::Stop => datasets::OnError::Stop,
+            OnError::Skip => datasets::OnError::Skip,
+        },
+        ..LoaderConfig::default()
+    }
+}

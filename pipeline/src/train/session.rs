@@ -1,0 +1,174 @@
+//! The loop: batch after batch until the last step, with reports, sample pictures and checkpoints on the way.
+
+use std::time::Instant;
+
+use anyhow::bail;
+use deepflow_datasets::LoaderState;
+use deepflow_model::ops::Operators;
+use deepflow_model::training::{StepOutcome, StepRates, StepReport, Trainer};
+
+use super::data::{Fed, Feed};
+use super::preview::Preview;
+use super::rates::rates;
+use super::report::{Place, Window};
+use super::run_directory::RunDirectory;
+use crate::config::Config;
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::metrics::{EventFile, MetricsLog};
+use crate::progress::Progress;
+
+/// At most this many keys of a batch are named in a report.
+const NAMED_KEYS: usize = 8;
+
+/// A run in progress.
+pub struct Session<'a, D: Operators<f32>> {
+    config: &'a Config,
+    run: RunDirectory,
+    trainer: Trainer<f32, D>,
+    feed: Feed,
+    /// Where in the data the next batch starts.
+    place: LoaderState,
+    log: MetricsLog,
+    events: EventFile,
+    preview: Preview,
+    window: Window,
+    bad_in_a_row: u64,
+    saved: u64,
+}
+
+impl<'a, D: Operators<f32>> Session<'a, D> {
+    /// Prepares the reports of a run whose trainer and feed stand at the same step.
+    pub fn start(
+        config: &'a Config,
+        run: RunDirectory,
+        trainer: Trainer<f32, D>,
+        feed: Feed,
+        place: LoaderState,
+    ) -> anyhow::Result<Self> {
+        let step = trainer.step_count();
+        Ok(Self {
+            log: MetricsLog::continue_after(&run.metrics_file(), step)?,
+            events: EventFile::create(run.root())?,
+            preview: Preview::open(config, &run, feed.record()),
+            config,
+            run,
+            trainer,
+            feed,
+            place,
+            window: Window::default(),
+            bad_in_a_row: 0,
+            saved: step,
+        })
+    }
+
+    /// Trains up to the last step.
+    pub fn run(mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let train = &self.config.train;
+        let progress = Progress::start("training", "steps", self.trainer.step_count(), train.steps);
+        while self.trainer.step_count() < train.steps {
+            if interrupt.is_requested() {
+                self.save()?;
+                return Err(Interrupted.into());
+            }
+            let (report, rates) = self.step()?;
+            let step = report.step;
+            let last = step == train.steps;
+            if step % train.log_every == 0 || last {
+                self.log(rates)?;
+            }
+            if train.sample_every > 0 && (step % train.sample_every == 0 || last) {
+                self.preview
+                    .draw(&self.trainer, &self.run, &mut self.events, interrupt)?;
+            }
+            if step % train.checkpoint_every == 0 || last {
+                self.save()?;
+            }
+            progress.set(step);
+            progress.note(self.note());
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> anyhow::Result<(StepReport, StepRates)> {
+        let start = Instant::now();
+        let Fed { batch, keys, next } = self.feed.next()?;
+        let waited = start.elapsed();
+        let rates = rates(&self.config.train, self.trainer.step_count() + 1);
+        let report = self.trainer.step(&batch, rates)?;
+        self.place = next;
+        self.window.add(&report, batch.len(), waited);
+        match report.outcome {
+            StepOutcome::Updated => self.bad_in_a_row = 0,
+            StepOutcome::Skipped => self.skipped(&report, &keys)?,
+        }
+        Ok((report, rates))
+    }
+
+    fn skipped(&mut self, report: &StepReport, keys: &[String]) -> anyhow::Result<()> {
+        self.bad_in_a_row += 1;
+        let named = keys
+            .iter()
+            .take(NAMED_KEYS)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = if keys.len() > NAMED_KEYS {
+            format!(" and {} more", keys.len() - NAMED_KEYS)
+        } else {
+            String::new()
+        };
+        let what = format!(
+            "step {}: loss {} with gradient norm {} on samples {named}{more}",
+            report.step, report.losses.total, report.gradient_norm
+        );
+        let limit = self.config.train.max_bad_steps;
+        if self.bad_in_a_row >= limit {
+            bail!("{what}; stopped after {limit} such steps in a row (train.max_bad_steps)");
+        }
+        tracing::warn!("{what}; skipped");
+        Ok(())
+    }
+
+    fn log(&mut self, rates: StepRates) -> anyhow::Result<()> {
+        let window = std::mem::take(&mut self.window);
+        let place = Place {
+            step: self.trainer.step_count(),
+            samples: self.trainer.step_count() * self.config.train.batch as u64,
+            epoch: self.place.epoch,
+            skipped_steps: self.trainer.step_count() - self.trainer.update_count(),
+            skipped_samples: self.feed.skipped(),
+        };
+        let metrics = window.metrics(place, rates);
+        self.log.write(&metrics)?;
+        let scalars = metrics.scalars();
+        self.events
+            .scalars(metrics.step, scalars.iter().map(|(tag, value)| (tag.as_str(), *value)))?;
+        Ok(())
+    }
+
+    fn note(&self) -> String {
+        let window = &self.window;
+        if window.is_empty() {
+            return String::new();
+        }
+        format!(
+            "loss {:.4}, {:.1} images/s, waiting for data {:.0}%",
+            window.loss(),
+            window.images_per_s(),
+            window.waiting_percent()
+        )
+    }
+
+    fn save(&mut self) -> anyhow::Result<()> {
+        let step = self.trainer.step_count();
+        if step == self.saved {
+            return Ok(());
+        }
+        self.trainer
+            .save(&self.run.checkpoint(step), &serde_json::to_value(self.place)?)?;
+        self.run
+            .checkpoint_written(step, self.config.train.keep_last, self.config.train.keep_every)?;
+        self.saved = step;
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! The stage: from a command line to a finished run.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use deepflow_datasets::LoaderState;
+use deepflow_model::checkpoint::MODEL_FILE;
+use deepflow_model::ops::Operators;
+use deepflow_model::training::Trainer;
+use deepflow_model::Network;
+use toml::Value;
+
+use super::data::{self, Feed};
+use super::fine_tune;
+use super::run_directory::{find_checkpoint, RunDirectory};
+use super::session::Session;
+use super::settings::{loss_settings, optimizer_settings};
+use crate::cli::Stage;
+use crate::config::{Config, ConfigArgs};
+use crate::device::DeviceArgs;
+use crate::interrupt::Interrupt;
+use crate::on_device;
+use crate::rank::Rank;
+
+/// Train a network on latent shards
+///
+/// Writes a run directory: config.toml (the resolved configuration), metrics.jsonl and TensorBoard events, samples/ with
+/// sheets of pictures made on the way, and checkpoints/step-N/ with model, ema, optimizer and state. Ctrl-C saves a
+/// checkpoint and exits with 130; the same command continues, and the result is the same to the last bit as without the
+/// stop. train.steps may be raised to train longer (with a constant learning rate).
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  deepflow-train --config configs/laptop.toml --data latents --out runs/first\n  \
+                        deepflow-train --config configs/laptop.toml --data latents --out runs/fast --steps 2000 \
+                        --set train.learning_rate=3e-4\n  \
+                        deepflow-train --data flowers --out runs/flowers --set model.classes=5 \
+                        --set train.start_from=runs/first"
+)]
+pub struct TrainArgs {
+    /// Folder of latent shards, as encode writes it (data.shards)
+    #[arg(short, long, value_name = "FOLDER")]
+    pub data: Option<String>,
+    /// The run directory; a run that is there is continued
+    #[arg(short, long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Steps of the whole run (train.steps)
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Machine
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+impl Stage for TrainArgs {
+    fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let config = self.config.load(&[
+            ("data.shards", self.data.map(Value::String)),
+            (
+                "train.steps",
+                self.steps
+                    .and_then(|steps| i64::try_from(steps).ok())
+                    .map(Value::Integer),
+            ),
+        ])?;
+        train(&config, &self.out, self.device, interrupt)
+    }
+}
+
+/// Trains by `config` in the run directory `out`, or continues there.
+///
+/// # Errors
+/// When the data or the run directory do not fit the configuration, a file cannot be read or written, too many steps in a
+/// row are not finite; [`crate::interrupt::Interrupted`] after saving.
+pub fn train(config: &Config, out: &Path, device: DeviceArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let device = device.open(Rank::ALONE)?;
+    on_device!(device, device => train_on(device, config, out, interrupt))
+}
+
+fn train_on<D: Operators<f32>>(device: D, config: &Config, out: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let dataset = data::open(config)?;
+    let run = RunDirectory::open(out, config)?;
+    let newest = run.latest()?;
+    let start = if newest.is_none() {
+        config.train.start_from.as_deref()
+    } else {
+        None
+    };
+    let network = start_network(device, config, start)?;
+    let mut trainer = Trainer::new(
+        network,
+        loss_settings(&config.loss, config.model.branches()),
+        optimizer_settings(&config.train),
+        config.train.batch / config.train.accumulation,
+        config.train.seed,
+    )?;
+    let place = match &newest {
+        Some(folder) => {
+            let place: LoaderState = serde_json::from_value(trainer.resume(folder)?)
+                .with_context(|| folder.join("state.json").display().to_string())?;
+            tracing::info!(
+                "continuing after step {} of {}",
+                trainer.step_count(),
+                config.train.steps
+            );
+            place
+        }
+        None => LoaderState::default(),
+    };
+    let feed = Feed::start(dataset, config, place)?;
+    feed.record().keep(run.root())?;
+    keep_codec(config, run.root())?;
+    Session::start(config, run, trainer, feed, place)?.run(interrupt)
+}
+
+/// A new network, or one with the weights of another run.
+fn start_network<D: Operators<f32>>(
+    device: D,
+    config: &Config,
+    start_from: Option<&Path>,
+) -> anyhow::Result<Network<f32, D>> {
+    let mut network = Network::new(config.model.clone(), device, config.train.seed)?;
+    let Some(other) = start_from else { return Ok(network) };
+    let file = if other.is_file() {
+        other.to_owned()
+    } else {
+        find_checkpoint(other)?.join(MODEL_FILE)
+    };
+    tracing::info!("starting from {}", file.display());
+    fine_tune::load(&mut network, &file)?;
+    Ok(network)
+}
+
+/// Copies the codec's own weights, where it has such, beside the run: generated latents are decoded with them.
+fn keep_codec(config: &Config, root: &Path) -> anyhow::Result<()> {
+    let Some(shards) = &config.data.shards else {
+        return Ok(());
+    };
+    let (from, to) = (Path::new(shards).join(CODEC_FILE), root.join(CODEC_FILE));
+    if from.is_file() && !to.exists() {
+        let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
+        crate::files::write_atomically(&to, &bytes)?;
+    }
+    Ok(())
+}
+
+/// Weights of a fitted codec, beside the index of the shards it made.
+pub const CODEC_FILE: &str = "codec.safetensors";

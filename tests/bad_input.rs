@@ -1,0 +1,208 @@
+//! Every way to get it wrong gives one clear line, the right exit code, and loses nothing.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+
+use support::{files, program, stderr, Workshop};
+
+#[test]
+fn an_empty_folder() {
+    let workshop = Workshop::new();
+    fs::create_dir(workshop.path("empty")).unwrap();
+    let line = workshop.refused("encode", "--pictures @empty --out @latents", 1);
+    assert!(line.contains("empty"), "{line}");
+    let line = workshop.refused("train", "--data @empty --out @run", 1);
+    assert!(line.contains("empty"), "{line}");
+    let line = workshop.refused("sample", "--checkpoint @empty --out @samples", 1);
+    assert!(line.contains("empty: found no checkpoint"), "{line}");
+    workshop.refused("decode", "--shards @empty --out @pictures", 1);
+}
+
+#[test]
+fn an_unknown_key_suggests_the_nearest() {
+    let workshop = Workshop::new();
+    let mut text = fs::read_to_string(workshop.path("tiny.toml")).unwrap();
+    text = text.replace("learning_rate", "learnin_rate");
+    let line = 1 + text.lines().position(|line| line.starts_with("learnin_rate")).unwrap();
+    fs::write(workshop.path("tiny.toml"), text).unwrap();
+    let error = workshop.refused("train", "--data @latents --out @run", 2);
+    let expected =
+        format!("error: tiny.toml:{line}: unknown key `train.learnin_rate`; did you mean `train.learning_rate`?");
+    assert_eq!(error, expected);
+    assert!(!workshop.path("run").exists());
+}
+
+#[test]
+fn flags_that_do_not_exist_and_values_out_of_range() {
+    let workshop = Workshop::new();
+    assert_eq!(
+        workshop
+            .stage("train", "--date @latents")
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
+    let line = workshop.refused("train", "--data @latents --out @run --set model.heads=3", 2);
+    assert!(
+        line.contains("`model.heads` is 3") && line.contains("model.width = 16"),
+        "{line}"
+    );
+    let line = workshop.refused("train", "--out @run", 2);
+    assert!(line.contains("give --data FOLDER"), "{line}");
+    let line = workshop.refused(
+        "sample",
+        "--checkpoint @run --out @samples --rank 3 --world 2 --classes 9",
+        1,
+    );
+    assert!(line.contains("run"), "{line}");
+}
+
+#[test]
+fn broken_pictures_are_left_out_and_listed() {
+    let workshop = Workshop::new();
+    let folder = workshop.path("pictures");
+    for class in ["cat", "dog"] {
+        fs::create_dir_all(folder.join(class)).unwrap();
+        let picture = image::RgbImage::from_fn(16, 12, |x, y| image::Rgb([x as u8 * 9, y as u8 * 9, 77]));
+        picture.save(folder.join(class).join("good.png")).unwrap();
+    }
+    let good = fs::read(folder.join("cat/good.png")).unwrap();
+    fs::write(folder.join("cat/truncated.png"), &good[..good.len() / 2]).unwrap();
+    fs::write(folder.join("dog/corrupt.jpg"), b"\xff\xd8\xff\xe0 this is no picture").unwrap();
+    fs::write(folder.join("dog/empty.png"), b"").unwrap();
+    workshop.done("encode", "--pictures @pictures --out @latents --set output.name=pets");
+    let skipped = fs::read_to_string(workshop.path("latents/skipped.jsonl")).unwrap();
+    for name in ["truncated.png", "corrupt.jpg", "empty.png"] {
+        assert!(skipped.contains(name), "{name} is not in {skipped}");
+    }
+    assert_eq!(skipped.lines().count(), 3);
+}
+
+#[test]
+fn no_pictures_and_classes_without_pictures() {
+    let workshop = Workshop::new();
+    fs::create_dir_all(workshop.path("pictures/cat")).unwrap();
+    workshop.refused("encode", "--pictures @pictures --out @latents", 1);
+    assert!(!workshop.path("latents/index.json").exists());
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_names_the_first_tensor_and_both_shapes() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    let line = workshop.refused("sample", "--checkpoint @run --out @samples --set model.width=32", 1);
+    assert!(
+        line.contains("tensor pos_embed has shape [1, 16, 16], the configuration needs [1, 16, 32]"),
+        "{line}"
+    );
+}
+
+#[test]
+fn shards_of_another_codec_or_size() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    let line = workshop.refused("train", "--data @latents --out @run --set model.latent_channels=4", 1);
+    let expected = "error: latents: holds latents of codec identity of shape [1, 8, 8], expected [4, 8, 8] by \
+                    model.latent_channels and model.latent_size";
+    assert_eq!(line, expected);
+    let line = workshop.refused("train", "--data @latents --out @run --set model.classes=2", 1);
+    assert!(
+        line.contains("holds 3 classes, expected at most model.classes = 2"),
+        "{line}"
+    );
+    assert!(!workshop.path("run").exists());
+}
+
+#[test]
+fn an_output_folder_with_another_run() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    let before = files(&workshop.path("run"), &["json", "toml", "safetensors"]);
+    let line = workshop.refused("train", "--data @latents --out @run --steps 7 --set train.batch=16", 1);
+    assert!(
+        line.contains("run: holds another run: its train.batch is 8, this one's is 16"),
+        "{line}"
+    );
+    let line = workshop.refused("train", "--data @latents --out @latents", 1);
+    assert!(line.contains("holds another run"), "{line}");
+    support::assert_same(&before, &files(&workshop.path("run"), &["json", "toml", "safetensors"]));
+
+    workshop.done("sample", "--checkpoint @run --out @samples --per-class 2");
+    let line = workshop.refused("sample", "--checkpoint @run --out @samples --per-class 2 --seed 1", 1);
+    assert!(line.contains("samples"), "{line}");
+    workshop.refused(
+        "encode",
+        "--pictures @t10k-images-idx3-ubyte --grey --out @latents --set codec.size=4",
+        1,
+    );
+}
+
+/// Files may not grow beyond `kib`: every larger write fails as on a full disk.
+#[cfg(unix)]
+fn with_small_files(command: &std::process::Command, kib: u32) -> std::process::Output {
+    let mut line = vec![command.get_program().to_owned()];
+    line.extend(command.get_args().map(ToOwned::to_owned));
+    // The trap keeps SIGXFSZ from ending the program, so that the write itself fails.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2);
+    std::process::Command::new("bash")
+        .args(["-c", &script, "bash"])
+        .args(line)
+        .output()
+        .unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn no_space_left() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    let before = files(&workshop.path("run/checkpoints/step-0000007"), &[""]);
+
+    let more = workshop.stage("train", "--data @latents --out @run --steps 14");
+    let output = with_small_files(&more, 8);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("error: ") && stderr(&output).contains("step-0000014"),
+        "{}",
+        stderr(&output)
+    );
+    support::assert_same(&before, &files(&workshop.path("run/checkpoints/step-0000007"), &[""]));
+    assert!(!workshop.path("run/checkpoints/step-0000014").exists());
+    workshop.done("train", "--data @latents --out @run --steps 14");
+
+    let encode = workshop.stage("encode", "--pictures @t10k-images-idx3-ubyte --grey --out @other");
+    let output = with_small_files(&encode, 8);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(!workshop.path("other/index.json").exists());
+    workshop.done("encode", "--pictures @t10k-images-idx3-ubyte --grey --out @other");
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for stage in ["encode", "train", "sample", "decode"] {
+        let own = program(&format!("deepflow-{stage}")).arg("--help").output().unwrap();
+        let text = String::from_utf8(own.stdout).unwrap();
+        assert!(own.status.success());
+        assert!(
+            text.contains("Example") && text.contains("--set <SECTION.KEY=VALUE>"),
+            "{text}"
+        );
+        let shared = program("deepflow").args([stage, "--help"]).output().unwrap();
+        let shared = String::from_utf8(shared.stdout).unwrap();
+        // One definition serves both; only the program's name differs, and the version's flag.
+        let body = |text: &str| {
+            text.lines()
+                .filter(|line| !line.starts_with("Usage"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(body(&shared)[0], body(&text)[0]);
+    }
+}
