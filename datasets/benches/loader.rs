@@ -1,5 +1,6 @@
 //! `cargo bench -p deepflow-datasets --bench loader`: samples a second from plain and compressed shards, and the cost of
-//! copying the same bytes. One JSON line a measurement, for `benches/peers/compare.py`.
+//! copying the same bytes. One JSON line a measurement, for `benches/peers/compare.py`. `-- --quick` leaves out the cost
+//! of a sample in data sets of growing size.
 #![allow(clippy::unwrap_used)]
 
 use deepflow_datasets::bench::{measure_copy, measure_loader, measure_scaling, Measurement, SyntheticDataset};
