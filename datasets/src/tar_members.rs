@@ -102,6 +102,7 @@ impl<I: TarInput> TarMembers<I> {
             let header_offset = self.position;
             let Some(header) = self.read_header()? else {
                 self.ended = true;
+                self.drain()?;
                 return match first_header {
                     Some(offset) => Err(self.invalid(offset, "a long name is followed by no member")),
                     None => Ok(None),
@@ -253,6 +254,13 @@ impl<I: TarInput> TarMembers<I> {
             name,
             kind,
         }
+    }
+
+    /// Passes over what follows the end marks: a compressed stream is checked only when it is read to its end.
+    fn drain(&mut self) -> Result<()> {
+        let most = self.limits.shard_bytes.saturating_sub(self.position).saturating_add(1);
+        let passed = self.input.skip(most).map_err(|error| self.input_error(&error))?;
+        self.advance(passed)
     }
 
     fn set_unread(&mut self, size: u64) -> Result<()> {

@@ -2,16 +2,15 @@
 //!
 //! A file is named after its content, `SHA256.shard`, and appears whole by renaming; its content is checked when it is
 //! used. Making room removes the files used longest ago, and only files of that name: nothing else in the folder is
-//! ever touched. A process that reads a file another one removes keeps what it has opened, or fetches again.
+//! ever touched. Making room and writing happen under a lock on the folder. A process that reads a file another one removes keeps what it has opened, or fetches again.
 
 use crate::{files, hash, Error, Result, ShardRecord};
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 const EXTENSION: &str = ".shard";
+const LOCK: &str = ".deepflow-shards.lock";
 
 /// Where fetched shards are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +23,12 @@ pub struct CacheOptions {
 
 pub(super) struct ShardCache {
     options: CacheOptions,
-    /// Makes the temporary names of this process different from each other.
-    written: AtomicU64,
 }
 
 impl ShardCache {
     pub(super) fn new(options: CacheOptions) -> Result<Self> {
         fs::create_dir_all(&options.folder).map_err(Error::io(&options.folder, "create"))?;
-        Ok(Self {
-            options,
-            written: AtomicU64::new(0),
-        })
+        Ok(Self { options })
     }
 
     pub(super) fn get(&self, record: &ShardRecord) -> Option<Vec<u8>> {
@@ -56,21 +50,18 @@ impl ShardCache {
         if bytes.len() as u64 > self.options.bytes || hash::hex(&hash::digest(bytes)) != record.sha256 {
             return;
         }
-        self.make_room(bytes.len() as u64);
-        let path = self.path(record);
-        let number = self.written.fetch_add(1, Ordering::Relaxed);
-        let temporary = self
-            .options
-            .folder
-            .join(format!(".{}.{number}{EXTENSION}.partial", std::process::id()));
-        let written = File::create(&temporary)
-            .and_then(|mut file| file.write_all(bytes).map(|()| file))
-            .map_err(Error::io(&temporary, "write"))
-            .and_then(|file| files::commit(file, &temporary, &path));
-        if let Err(error) = written {
+        if let Err(error) = self.store(record, bytes) {
             tracing::debug!("{error}; the shard is not kept");
-            let _ = fs::remove_file(&temporary);
         }
+    }
+
+    fn store(&self, record: &ShardRecord, bytes: &[u8]) -> Result<()> {
+        let lock_path = self.options.folder.join(LOCK);
+        let lock = File::create(&lock_path).map_err(Error::io(&lock_path, "create"))?;
+        lock.lock().map_err(Error::io(&lock_path, "lock"))?;
+        self.make_room(bytes.len() as u64);
+        files::write_atomically(&self.path(record), bytes)
+        // Closing the file ends the lock, also when the process is killed.
     }
 
     fn make_room(&self, needed: u64) {
