@@ -27,6 +27,7 @@ pub struct AutoencoderKl {
     encoder: Encoder,
     decoder: Decoder,
     weights_sha256: String,
+    parameters: usize,
 }
 
 impl AutoencoderKl {
@@ -67,18 +68,25 @@ impl AutoencoderKl {
     fn new(config: AutoencoderConfig, mut weights: Weights) -> Result<Self, AutoencoderError> {
         let encoder = Encoder::new(&mut weights, &config)?;
         let decoder = Decoder::new(&mut weights, &config)?;
+        let parameters = weights.parameters();
         let weights_sha256 = weights.finish()?;
         Ok(Self {
             config,
             encoder,
             decoder,
             weights_sha256,
+            parameters,
         })
     }
 
     /// The sizes it was made with.
     pub fn config(&self) -> &AutoencoderConfig {
         &self.config
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// SHA-256 of the weight file in lower-case hexadecimal (of all shards one after the other when there are several);

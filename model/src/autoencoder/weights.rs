@@ -18,6 +18,7 @@ const EPSILON: f64 = 1e-6;
 pub(super) struct Weights {
     source: Source,
     groups: usize,
+    parameters: usize,
     problems: Vec<String>,
 }
 
@@ -54,6 +55,7 @@ impl Weights {
         Self {
             source: Source::Files { files, tensors },
             groups,
+            parameters: 0,
             problems,
         }
     }
@@ -62,6 +64,7 @@ impl Weights {
         Self {
             source: Source::Random { seed, drawn: 0 },
             groups,
+            parameters: 0,
             problems: Vec::new(),
         }
     }
@@ -86,9 +89,15 @@ impl Weights {
         Ok(GroupNorm::new(self.groups, weight, bias, EPSILON)?)
     }
 
+    /// Values given out so far.
+    pub(super) fn parameters(&self) -> usize {
+        self.parameters
+    }
+
     /// A tensor's values; zeros when it does not fit, which [`Weights::finish`] reports.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, AutoencoderError> {
         let len: usize = shape.iter().product();
+        self.parameters += len;
         match &mut self.source {
             Source::Random { seed, drawn } => {
                 *drawn += 1;
