@@ -1,5 +1,5 @@
 //! Shards of others are read, and others read these shards.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
 
@@ -9,7 +9,6 @@ use deepflow_datasets::{
     ShardWriter, Shuffle,
 };
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

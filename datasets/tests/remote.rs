@@ -1,5 +1,5 @@
 //! Remote shards from real servers on loopback: an HTTP server that misbehaves on purpose, and an S3 server.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
 
@@ -351,7 +351,7 @@ fn moto() -> Option<(Moto, String)> {
         .status();
     if !has.is_ok_and(|status| status.success()) {
         let message = "has no moto[server]; set DEEPFLOW_PYTHON to test against an S3 server";
-        writeln!(std::io::stderr(), "SKIPPED: {python} {message}").unwrap();
+        eprintln!("SKIPPED: {python} {message}");
         return None;
     }
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
