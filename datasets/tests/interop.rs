@@ -38,11 +38,7 @@ fn python(modules: &str) -> Option<Command> {
     if has.is_ok_and(|status| status.success()) {
         return Some(Command::new(python));
     }
-    writeln!(
-        std::io::stderr(),
-        "SKIPPED: {python} lacks one of {modules}; set DEEPFLOW_PYTHON"
-    )
-    .unwrap();
+    eprintln!("SKIPPED: {python} lacks one of {modules}; set DEEPFLOW_PYTHON");
     None
 }
 
