@@ -84,8 +84,9 @@ mod tests {
         assert_eq!(classes.len(), 10);
         for class in classes {
             assert_eq!(class.len(), 12);
-            let bright = class[0].data().iter().filter(|&&value| value > 100).count();
-            assert!(bright > 50 && class[0].width() == PADDED_SIDE);
+            // Sandals are the emptiest: their first one has 109 pixels that are not black.
+            let drawn = class[0].data().iter().filter(|&&value| value > 0).count();
+            assert!(drawn > 100 && class[0].width() == PADDED_SIDE);
         }
     }
 }

@@ -156,6 +156,6 @@ mod tests {
     fn numbers_stand_under_each_other() {
         let text = report(Some(50_000), "6726825d").to_string();
         assert!(text.starts_with("FID                 12.3456\nprecision"), "{text}");
-        assert!(text.contains("KID               0.001000 ± 0.000100\n"), "{text}");
+        assert!(text.contains("KID                0.001000 ± 0.000100\n"), "{text}");
     }
 }

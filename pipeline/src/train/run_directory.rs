@@ -44,7 +44,8 @@ impl RunDirectory {
     pub fn open(root: &Path, config: &Config) -> anyhow::Result<Self> {
         make_folder(root)?;
         let saved = root.join(Config::FILE_NAME);
-        if saved.exists() {
+        // Every stage leaves a configuration in its folder; only a run of training has checkpoints beside it.
+        if saved.exists() && root.join("checkpoints").is_dir() {
             refuse_another_run(root, config, &Config::read(&saved)?)?;
         } else {
             refuse_foreign_files(root)?;
@@ -191,9 +192,8 @@ fn refuse_foreign_files(root: &Path) -> anyhow::Result<()> {
         let name = name.to_string_lossy();
         if !name.starts_with('.') {
             bail!(
-                "{}: holds `{name}` but no {}, expected a new folder or a run",
+                "{}: holds another run or other files (`{name}`), expected a new folder or a run of train",
                 root.display(),
-                Config::FILE_NAME
             );
         }
     }
@@ -273,7 +273,7 @@ mod tests {
         fs::create_dir(&letters).unwrap();
         fs::write(letters.join("dear.txt"), "").unwrap();
         let error = RunDirectory::open(&letters, &config).unwrap_err().to_string();
-        assert!(error.contains("holds `dear.txt` but no config.toml"), "{error}");
+        assert!(error.contains("other files (`dear.txt`)"), "{error}");
         assert!(!letters.join("checkpoints").exists());
     }
 }
