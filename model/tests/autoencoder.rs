@@ -143,7 +143,7 @@ for name, config in kinds.items():
     shards = {"max_shard_size": "300KB"} if name == "sixteen_channels" else {}
     vae.save_pretrained(f"{root}/{name}", safe_serialization=name != "without_attention", **shards)
     save_file({"in.pixels": pixels, "out.mean": posterior.mean.contiguous(), "out.std": posterior.std.contiguous(),
-        "out.decoded": decoded, "out.pixels_f32": ((decoded + 1) * 127.5).clamp(0, 255)}, f"{root}/{name}_io.safetensors")
+        "out.decoded": decoded.contiguous(), "out.pixels_f32": ((decoded + 1) * 127.5).clamp(0, 255).contiguous()}, f"{root}/{name}_io.safetensors")
 "#;
 
 #[test]

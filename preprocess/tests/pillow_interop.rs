@@ -1,6 +1,7 @@
 //! Decoding, cropping and PNG writing against the Pillow that is installed, on files it makes here and now.
 //!
-//! Looks for Python in `DEEPFLOW_PYTHON`, else `python3`; without Pillow and numpy it says so and compares nothing.
+//! Looks for Python in `DEEPFLOW_PYTHON`, else `python3`; without numpy and a Pillow before 12 it says so and compares
+//! nothing: Pillow 13 resamples with other arithmetic, up to two grey levels away from what published latents came from.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::Path;
@@ -10,12 +11,14 @@ use deepflow_preprocess::picture::{
     centre_crop, decode, write_png, Background, Colour, DecodeOptions, Pixels, PngCompression,
 };
 
+const HAS_MODULES: &str = "import numpy, PIL; assert int(PIL.__version__.split('.')[0]) < 12";
+
 /// Runs a script with the folder as its argument; `None` if Python or one of its modules is not there.
 fn python(script: &str, folder: &Path) -> Option<()> {
     let python = std::env::var("DEEPFLOW_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let modules = Command::new(&python).args(["-c", "import numpy, PIL"]).output();
+    let modules = Command::new(&python).args(["-c", HAS_MODULES]).output();
     if !modules.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: {python} has no numpy and Pillow; set DEEPFLOW_PYTHON to one that has");
+        eprintln!("SKIPPED: {python} has no numpy and Pillow before 12; set DEEPFLOW_PYTHON to one that has");
         return None;
     }
     let output = Command::new(&python).args(["-c", script]).arg(folder).output().unwrap();
