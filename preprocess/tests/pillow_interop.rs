@@ -1,7 +1,7 @@
 //! Decoding, cropping and PNG writing against the Pillow that is installed, on files it makes here and now.
 //!
 //! Looks for Python in `DEEPFLOW_PYTHON`, else `python3`; without numpy and a Pillow before 12 it says so and compares
-//! nothing: Pillow 13 resamples with other arithmetic, up to two grey levels away from what published latents came from.
+//! nothing: Pillow 13 chooses by shape whether rows or columns come first, and differs by up to two grey levels.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::Path;
