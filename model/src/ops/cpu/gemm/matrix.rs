@@ -82,10 +82,14 @@ impl<'a> MatrixRef<'a> {
         self.columns
     }
 
-    /// The values from `(row, column)` on, and both strides.
-    pub(super) fn from(&self, row: usize, column: usize) -> (&'a [f32], usize, usize) {
-        let start = row * self.row_stride + column * self.column_stride;
-        (&self.data[start..], self.row_stride, self.column_stride)
+    /// The distances of neighbouring rows and of neighbouring columns.
+    pub(super) fn strides(&self) -> (usize, usize) {
+        (self.row_stride, self.column_stride)
+    }
+
+    /// The values from `(row, column)` on.
+    pub(super) fn from(&self, row: usize, column: usize) -> &'a [f32] {
+        &self.data[row * self.row_stride + column * self.column_stride..]
     }
 }
 

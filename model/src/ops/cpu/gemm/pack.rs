@@ -5,6 +5,9 @@
 
 use super::matrix::MatrixRef;
 
+/// Values of a cache line.
+const CACHE_LINE: usize = 16;
+
 /// Packs rows `row..row + count` of `matrix`, columns `k..k + target.len() / width`, into one panel.
 pub(super) fn pack_panel(
     target: &mut [f32],
@@ -19,13 +22,63 @@ pub(super) fn pack_panel(
     if target.is_empty() || count == 0 {
         return;
     }
-    let (source, row_stride, column_stride) = matrix.from(row, k);
+    let (source, (row_stride, column_stride)) = (matrix.from(row, k), matrix.strides());
     if row_stride == 1 {
         copy_rows(target, width, source, column_stride, count);
     } else if column_stride == 1 {
         transpose(target, width, source, row_stride, count, avx);
     } else {
         unreachable!("a matrix view has unit stride along one of its axes");
+    }
+}
+
+/// How many neighbouring panels of `width` are packed together: where the values of one `k` lie side by side, a cache line
+/// is read once for all panels that need it.
+pub(super) fn panels_together(matrix: &MatrixRef<'_>, width: usize) -> usize {
+    if matrix.strides().0 == 1 && width < CACHE_LINE {
+        CACHE_LINE.div_ceil(width)
+    } else {
+        1
+    }
+}
+
+/// Packs neighbouring panels, each completely filled, of a matrix whose values of one `k` lie side by side; says whether
+/// there is a loop for panels of this width.
+pub(super) fn pack_whole_panels(
+    target: &mut [f32],
+    width: usize,
+    matrix: &MatrixRef<'_>,
+    row: usize,
+    k: usize,
+    length: usize,
+) -> bool {
+    let (source, (row_stride, stride)) = (matrix.from(row, k), matrix.strides());
+    if row_stride != 1 {
+        return false;
+    }
+    match (width, target.len() / (width * length)) {
+        (4, 4) => copy_panels::<4, 4>(target, length, source, stride),
+        (6, 3) => copy_panels::<6, 3>(target, length, source, stride),
+        (8, 2) => copy_panels::<8, 2>(target, length, source, stride),
+        (16, 1) => copy_panels::<16, 1>(target, length, source, stride),
+        (48, 1) => copy_panels::<48, 1>(target, length, source, stride),
+        _ => return false,
+    }
+    true
+}
+
+/// Constant sizes make every copy a few vector moves.
+fn copy_panels<const WIDTH: usize, const PANELS: usize>(
+    target: &mut [f32],
+    length: usize,
+    source: &[f32],
+    stride: usize,
+) {
+    for k in 0..length {
+        let values = &source[k * stride..][..PANELS * WIDTH];
+        for panel in 0..PANELS {
+            target[(panel * length + k) * WIDTH..][..WIDTH].copy_from_slice(&values[panel * WIDTH..][..WIDTH]);
+        }
     }
 }
 
@@ -146,6 +199,11 @@ unsafe fn store_first(target: *mut f32, vector: std::arch::x86_64::__m256, count
         match count {
             8 => _mm256_storeu_ps(target, vector),
             4 => _mm_storeu_ps(target, _mm256_castps256_ps128(vector)),
+            6 => {
+                _mm_storeu_ps(target, _mm256_castps256_ps128(vector));
+                let rest = _mm_castps_si128(_mm256_extractf128_ps::<1>(vector));
+                _mm_storeu_si64(target.add(4).cast(), rest);
+            }
             _ => {
                 let mut values = [0.0; 8];
                 _mm256_storeu_ps(values.as_mut_ptr(), vector);

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::driver::Threads;
 use super::epilogue::Operand;
 use super::kernel::Kernel;
-use super::pack::pack_panel;
+use super::pack::{pack_panel, pack_whole_panels, panels_together};
 use super::scratch::Scratch;
 
 /// Values of a packed factor, panel after panel, each over the whole length of the sum.
@@ -59,11 +59,23 @@ pub(super) fn pack(
         pack_panel(target, own_width, &operand.matrix, row, count, k.start, kernel.avx);
         operand.activation.apply(target);
     };
+    let together = panels_together(&operand.matrix, width);
     let panel = (width * length).max(1);
+    let pack_group = |(group, target): (usize, &mut [f32])| {
+        let first = group * together;
+        let row = rows.start + first * width;
+        let is_whole = row + together * width <= rows.end;
+        if is_whole && pack_whole_panels(target, width, &operand.matrix, row, k.start, length) {
+            operand.activation.apply(target);
+        } else {
+            let panels = target.chunks_mut(panel).enumerate();
+            panels.for_each(|(index, target)| pack_one((first + index, target)));
+        }
+    };
     if parallel {
-        target.par_chunks_mut(panel).enumerate().for_each(pack_one);
+        target.par_chunks_mut(together * panel).enumerate().for_each(pack_group);
     } else {
-        target.chunks_mut(panel).enumerate().for_each(pack_one);
+        target.chunks_mut(together * panel).enumerate().for_each(pack_group);
     }
 }
 
