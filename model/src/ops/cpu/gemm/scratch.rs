@@ -1,9 +1,9 @@
 //! Buffers for packed panels, kept between calls.
 //!
-//! A buffer is taken out of the pool for as long as it is used, so a task that rayon steals while another one waits finds
-//! its own: nothing is ever locked or borrowed across a join.
+//! Every thread has its pool. A buffer is taken out for as long as it is used, so a task that rayon steals while another
+//! one waits finds its own: nothing is ever locked or borrowed across a join.
 
-use std::sync::Mutex;
+use std::cell::RefCell;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -12,7 +12,9 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-static POOL: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+thread_local! {
+    static POOL: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A buffer on loan; its contents are arbitrary.
 pub(crate) struct Scratch {
@@ -30,13 +32,13 @@ impl Scratch {
                 pooled: false,
             };
         }
-        let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let smallest_fit = (0..pool.len())
-            .filter(|&index| pool[index].len() >= lines)
-            .min_by_key(|&index| pool[index].len());
-        let index = smallest_fit.or_else(|| (0..pool.len()).max_by_key(|&index| pool[index].len()));
-        let mut buffer = index.map(|index| pool.swap_remove(index)).unwrap_or_default();
-        drop(pool);
+        let mut buffer = POOL.with_borrow_mut(|pool| {
+            let smallest_fit = (0..pool.len())
+                .filter(|&index| pool[index].len() >= lines)
+                .min_by_key(|&index| pool[index].len());
+            let index = smallest_fit.or_else(|| (0..pool.len()).max_by_key(|&index| pool[index].len()));
+            index.map(|index| pool.swap_remove(index)).unwrap_or_default()
+        });
         if buffer.len() < lines {
             buffer.clear();
             buffer.resize(lines, Line::zeroed());
@@ -67,8 +69,9 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.pooled && !self.lines.is_empty() {
-            let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            pool.push(std::mem::take(&mut self.lines));
+            let lines = std::mem::take(&mut self.lines);
+            // Of a thread that ends, the pool may be gone already: then the buffer goes, too.
+            let _ = POOL.try_with(|pool| pool.borrow_mut().push(lines));
         }
     }
 }
