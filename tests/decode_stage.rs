@@ -7,21 +7,23 @@ use std::io::Read;
 use std::path::Path;
 
 use assert_cmd::Command;
+use deepflow::interrupt::Interrupt;
 use deepflow_datasets::{Class, Codec, Compression, DatasetPlan, DatasetWriter, Dtype, Limits, Sample, ShardReader};
-use deepflow_preprocess::picture::{decode, DecodeOptions};
+use deepflow_preprocess::codec::IdentityCodec;
+use deepflow_preprocess::picture::{decode, Colour, DecodeOptions};
 
 const SIDE: usize = 4;
 const SAMPLES_A_SHARD: usize = 3;
 
-/// Latents of the identity codec: sample `i` is a plain picture of the colour (i, 2i, 3i), of class i % 2.
-fn write_latents(folder: &Path, samples: usize) {
+/// Latents of the identity codec for pictures of side `side`, in two classes.
+fn plan(side: usize) -> DatasetPlan {
     let codec = Codec {
         name: "identity".into(),
         weights_sha256: None,
         scale_factor: 1.0,
-        latent_shape: [3, SIDE, SIDE],
+        latent_shape: [3, side, side],
         dtype: Dtype::F32,
-        resolution: SIDE,
+        resolution: side,
         settings: BTreeMap::new(),
     };
     let class = |index, name: &str| Class {
@@ -29,13 +31,17 @@ fn write_latents(folder: &Path, samples: usize) {
         name: name.into(),
         label: None,
     };
-    let plan = DatasetPlan {
+    DatasetPlan {
         name: "samples".into(),
         compression: Compression::None,
         codec,
         classes: vec![class(0, "even"), class(1, "odd")],
-    };
-    let writer = DatasetWriter::create(folder, plan).unwrap();
+    }
+}
+
+/// Sample `i` is a plain picture of the colour (i, 2i, 3i), of class i % 2.
+fn write_latents(folder: &Path, samples: usize) {
+    let writer = DatasetWriter::create(folder, plan(SIDE)).unwrap();
     let shards = samples.div_ceil(SAMPLES_A_SHARD);
     for shard in 0..shards {
         let mut tar = writer.begin_shard(shard).unwrap();
@@ -199,6 +205,81 @@ fn shared_and_continued_work_gives_the_same_files() {
             .success();
         assert_eq!(files(&whole), files(&continued), "{format}");
     }
+}
+
+/// In a process of its own, whose memory is measured after a few latents and after a shard of 10,000.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_shard_of_ten_thousand_latents_takes_no_more_memory_than_a_few() {
+    const CHILD: &str = "DEEPFLOW_TEST_MEASURE_MEMORY";
+    if let Some(folder) = std::env::var_os(CHILD) {
+        let folder = Path::new(&folder);
+        for (name, samples) in [("few", 500), ("many", 10_000)] {
+            write_large_latents(&folder.join(name), samples);
+            let options = deepflow::decode::DecodeOptions {
+                shards: folder.join(name),
+                out: folder.join("pictures").join(name),
+                format: deepflow::config::OutputFormat::Folders,
+                compression: deepflow_preprocess::picture::PngCompression::Fast,
+                sheet_columns: 4,
+                batch: Some(16),
+                share: deepflow::share::Share::WHOLE,
+            };
+            let codec = IdentityCodec::new(LARGE_SIDE, Colour::Rgb);
+            let report = deepflow::decode::decode(&options, &codec, &Interrupt::default()).unwrap();
+            assert_eq!((report.decoded, report.complete), (samples, true));
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            println!("{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
+        }
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "a_shard_of_ten_thousand_latents_takes_no_more_memory_than_a_few",
+            "--nocapture",
+        ])
+        .env(CHILD, folder.path())
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success(),
+        "{output}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
+    let kilobytes: Vec<u64> = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("VmHWM:"))
+        .map(|line| line.trim().trim_end_matches(" kB").parse().unwrap())
+        .collect();
+    let [few, many] = kilobytes[..] else { panic!("{output}") };
+    let latents = 10_000 * LARGE_SIDE as u64 * LARGE_SIDE as u64 * 3 * 4 / 1024;
+    assert!(
+        many < few + latents / 10,
+        "{few} KiB after 500 latents, {many} KiB after 10,000, which are {latents} KiB"
+    );
+}
+
+const LARGE_SIDE: usize = 32;
+
+/// One shard of `samples` latents of the identity codec.
+fn write_large_latents(folder: &Path, samples: usize) {
+    let writer = DatasetWriter::create(folder, plan(LARGE_SIDE)).unwrap();
+    let mut tar = writer.begin_shard(0).unwrap();
+    for i in 0..samples {
+        let latent: Vec<f32> = (0..3 * LARGE_SIDE * LARGE_SIDE)
+            .map(|place| ((place * (i + 1)) % 251) as f32 / 125.0 - 1.0)
+            .collect();
+        let sample = Sample::new(format!("{i:08}"))
+            .with_array("latent.npy", &latent, &[3, LARGE_SIDE, LARGE_SIDE], Dtype::F32)
+            .unwrap()
+            .with_class(i as u32 % 2);
+        tar.write(&sample).unwrap();
+    }
+    tar.finish().unwrap();
+    writer.finish(1).unwrap();
 }
 
 #[test]

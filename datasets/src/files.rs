@@ -11,12 +11,22 @@ pub(crate) fn partial(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.partial"))
 }
 
-/// Writes, syncs and renames a small file.
+/// Writes, syncs and renames a small file. Processes that share the work may write the same one at the same time, so each
+/// has a temporary name of its own.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = partial(path);
-    let mut file = File::create(&temporary).map_err(Error::io(&temporary, "create"))?;
-    file.write_all(bytes).map_err(Error::io(&temporary, "write"))?;
-    commit(file, &temporary, path)
+    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    let mut temporary = tempfile::Builder::new();
+    temporary.prefix(&prefix).suffix(".partial");
+    #[cfg(unix)]
+    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = temporary
+        .tempfile_in(folder_of(path))
+        .map_err(Error::io(path, "create"))?;
+    file.write_all(bytes).map_err(Error::io(path, "write"))?;
+    file.as_file().sync_all().map_err(Error::io(path, "sync"))?;
+    file.persist(path)
+        .map_err(|error| Error::io(path, "rename to")(error.error))?;
+    sync_folder(path)
 }
 
 /// Syncs a finished file and gives it its name.
@@ -29,12 +39,13 @@ pub(crate) fn commit(file: File, temporary: &Path, path: &Path) -> Result<()> {
 
 /// Makes the renaming survive a loss of power. Not every file system can; those keep what they promise anyway.
 fn sync_folder(path: &Path) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    if let Ok(handle) = File::open(folder) {
+    if let Ok(handle) = File::open(folder_of(path)) {
         let _ = handle.sync_all();
     }
     Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }

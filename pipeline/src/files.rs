@@ -7,21 +7,46 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
-/// Writes beside `path`, syncs, and renames: a reader sees the old content or the new, never a part.
+/// Writes beside `path`, syncs, and renames: a reader sees the old content or the new, never a part. Several processes may
+/// write the same file at the same time: each has a temporary name of its own, and the last one's content stays.
 ///
 /// # Errors
 /// What the system says, with the path; the old content stays.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    write_and_rename(path, bytes, File::sync_all)
+    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut temporary = tempfile::Builder::new();
+    temporary.prefix(&prefix).suffix(".partial");
+    #[cfg(unix)]
+    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let write = || -> io::Result<()> {
+        let mut file = temporary.tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| path.display().to_string())
 }
 
-/// As [`write_atomically`], but survives only the end of the process, not of the machine, until [`sync_folder`] is
-/// called: for many small files that are synced together.
+/// As [`write_atomically`] for a file that only one process writes, but survives only the end of the process, not of the
+/// machine, until [`sync_folder`] is called: for many small files that are synced together.
 ///
 /// # Errors
 /// What the system says, with the path; the old content stays.
 pub fn write_atomically_unsynced(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    write_and_rename(path, bytes, |_| Ok(()))
+    let partial = partial_name(path);
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        fs::rename(&partial, path)
+    };
+    let written = write();
+    if written.is_err() {
+        // Half a file helps nobody; the first error is the one to report.
+        let _ = fs::remove_file(&partial);
+    }
+    written.with_context(|| path.display().to_string())
 }
 
 /// Waits until everything below `folder` is on the disk.
@@ -36,22 +61,6 @@ pub fn sync_folder(folder: &Path) -> anyhow::Result<()> {
     rustix::fs::sync();
     drop(opened);
     Ok(())
-}
-
-fn write_and_rename(path: &Path, bytes: &[u8], sync: impl Fn(&File) -> io::Result<()>) -> anyhow::Result<()> {
-    let partial = partial_name(path);
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        sync(&file)?;
-        fs::rename(&partial, path)
-    };
-    let written = write();
-    if written.is_err() {
-        // Half a file helps nobody; the first error is the one to report.
-        let _ = fs::remove_file(&partial);
-    }
-    written.with_context(|| path.display().to_string())
 }
 
 /// `folder/.name.partial` for `folder/name`.

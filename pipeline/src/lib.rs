@@ -29,5 +29,7 @@ pub mod metrics;
 pub mod progress;
 pub mod rank;
 pub mod sample;
+pub mod share;
+pub mod time_split;
 pub mod train;
 mod umbrella;

@@ -121,6 +121,10 @@ mod tests {
             Ok(Rank { rank: 3, world: 4 })
         );
         assert_eq!(
+            with(&[("OMPI_COMM_WORLD_RANK", "5"), ("OMPI_COMM_WORLD_SIZE", "8")]),
+            Ok(Rank { rank: 5, world: 8 })
+        );
+        assert_eq!(
             with(&[("SLURM_PROCID", "1"), ("SLURM_NTASKS", "2")]),
             Ok(Rank { rank: 1, world: 2 })
         );

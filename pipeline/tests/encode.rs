@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use deepflow::encode::{dry_run, encode, CodecChoice, EncodeOptions, EncodeReport, PcaSource};
 use deepflow::interrupt::{Interrupt, Interrupted};
 use deepflow::rank::Rank;
+use deepflow::share::Share;
 use deepflow_datasets::{Compression, Dtype, Index, Limits, ShardReader, MOMENTS, MOMENTS_FLIP};
 use deepflow_preprocess::codec::PcaOptions;
 use deepflow_preprocess::picture::{write_png, Colour, DecodeOptions, Fit, Pixels, PngCompression};
@@ -57,7 +58,13 @@ fn options(pictures: &Path, out: &Path) -> EncodeOptions {
         keep_pictures: true,
         batch: Some(4),
         threads: Some(3),
-        shard_range: None,
+        share: Share::WHOLE,
+    }
+}
+
+fn shards(range: std::ops::Range<usize>) -> Share {
+    Share {
+        range: Some(range),
         rank: Rank::ALONE,
     }
 }
@@ -145,7 +152,10 @@ fn threads_batches_and_ranks_do_not_show() {
     assert_eq!(files(single.path()), files(alone.path()));
     for rank in [2, 0, 1] {
         let report = run(&EncodeOptions {
-            rank: Rank { rank, world: 3 },
+            share: Share {
+                range: None,
+                rank: Rank { rank, world: 3 },
+            },
             ..options(pictures.path(), shared.path())
         });
         assert_eq!(report.complete, rank == 1);
@@ -176,7 +186,7 @@ fn an_interrupted_run_leaves_no_partial_shard_and_goes_on() {
     let (pictures, whole, out) = (pictures(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     run(&options(pictures.path(), whole.path()));
     run(&EncodeOptions {
-        shard_range: Some(1..2),
+        share: shards(1..2),
         ..options(pictures.path(), out.path())
     });
     let interrupt = Interrupt::default();
@@ -276,7 +286,7 @@ fn sizes_that_the_codec_cannot_do_are_named() {
         "{message}"
     );
     let range = error(&EncodeOptions {
-        shard_range: Some(3..9),
+        share: shards(3..9),
         ..options(pictures.path(), out.path())
     });
     assert!(

@@ -55,10 +55,17 @@ pub fn program(name: &str) -> Command {
         other => panic!("no binary {other}"),
     };
     let mut command = Command::new(path);
-    command
-        .env_remove("RUST_LOG")
-        .env_remove("RANK")
-        .env_remove("WORLD_SIZE");
+    let launchers = [
+        "RANK",
+        "WORLD_SIZE",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+    ];
+    for variable in launchers.into_iter().chain(["RUST_LOG"]) {
+        command.env_remove(variable);
+    }
     command
 }
 

@@ -1,6 +1,5 @@
 //! The command line of the decode stage.
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,20 +7,20 @@ use deepflow_datasets::Index;
 use deepflow_preprocess::picture::PngCompression;
 
 use super::{decode, DecodeOptions};
-use crate::cli::{Stage, UsageError};
+use crate::cli::Stage;
 use crate::codecs;
 use crate::config::{Config, ConfigArgs};
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
-use crate::rank::RankArgs;
+use crate::share::ShareArgs;
 
 /// Turn shards of latents into pictures
 ///
 /// Reads generated latents, or encoded ones (then the posterior mean is decoded), with the codec their index names, and
 /// writes PNG files in class folders (in large sets with a folder a shard below, so that millions of files do not land in
 /// one), tars of PNG files, or one samples.npz for the ADM evaluator, and a contact sheet. A run that was stopped goes on
-/// when the same command runs again; several processes share the work with --rank and --world or their launcher's
-/// variables.
+/// when the same command runs again; several processes share the work with --shard-range, with --rank and --world, or
+/// their launcher's variables.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  deepflow decode --shards samples --out pictures --set output.format=npz")]
 pub struct DecodeArgs {
@@ -37,11 +36,8 @@ pub struct DecodeArgs {
     /// Smaller PNG files in more time; the pixels are the same
     #[arg(long)]
     small: bool,
-    /// Only the shards A up to but not including B, counted from 0
-    #[arg(long, value_name = "A..B", value_parser = shard_range, help_heading = "Sharing the work")]
-    shard_range: Option<Range<usize>>,
     #[command(flatten)]
-    rank: RankArgs,
+    share: ShareArgs,
     /// Print a JSON line of what was done to stdout
     #[arg(long)]
     json: bool,
@@ -65,9 +61,8 @@ impl Stage for DecodeArgs {
                 PngCompression::Fast
             },
             sheet_columns: config.output.sheet_columns,
-            batch: None,
-            shard_range: self.shard_range,
-            rank: self.rank.detect()?,
+            batch: config.codec.batch,
+            share: self.share.detect()?,
         };
         let report = decode(&options, codec.as_ref(), interrupt)?;
         write_atomically(&self.out.join(Config::FILE_NAME), config.to_toml().as_bytes())?;
@@ -85,19 +80,5 @@ impl Stage for DecodeArgs {
             }
         }
         Ok(())
-    }
-}
-
-/// `A..B`, counted from 0, without B; shared by the stages that work shard by shard.
-///
-/// # Errors
-/// When `text` is something else, or A is above B.
-pub fn shard_range(text: &str) -> Result<Range<usize>, UsageError> {
-    let numbers = text
-        .split_once("..")
-        .and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
-    match numbers {
-        Some((start, end)) if start <= end => Ok(start..end),
-        _ => Err(UsageError(format!("{text:?}: expected A..B, such as 0..16"))),
     }
 }

@@ -10,8 +10,7 @@ mod pictures;
 mod places;
 mod sheet;
 
-use std::fs;
-use std::ops::Range;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
@@ -25,10 +24,11 @@ use crate::config::OutputFormat;
 use crate::files::{make_folder, write_atomically};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::rank::Rank;
+use crate::share::Share;
+use crate::time_split::TimeSplit;
 use places::Places;
 
-pub use arguments::{shard_range, DecodeArgs};
+pub use arguments::DecodeArgs;
 
 /// What to decode, and to where.
 #[derive(Clone, Debug)]
@@ -45,14 +45,12 @@ pub struct DecodeOptions {
     pub sheet_columns: usize,
     /// Latents decoded at once; `None` leaves it to the codec.
     pub batch: Option<usize>,
-    /// Only these shards, counted from 0; `None` means all.
-    pub shard_range: Option<Range<usize>>,
-    /// Which of the processes that share the work this is.
-    pub rank: Rank,
+    /// The shards that fall to this process.
+    pub share: Share,
 }
 
 /// What was decoded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DecodeReport {
     /// Pictures decoded by this call.
     pub decoded: usize,
@@ -62,6 +60,8 @@ pub struct DecodeReport {
     pub complete: bool,
     /// The contact sheet, once everything is there.
     pub contact_sheet: Option<PathBuf>,
+    /// Where the time went, without packing and the contact sheet.
+    pub time: TimeSplit,
 }
 
 /// What decided the pictures in a folder: a later run with another record is another run.
@@ -85,70 +85,84 @@ pub fn decode(options: &DecodeOptions, codec: &dyn Codec, interrupt: &Interrupt)
     if index.samples == 0 {
         bail!("{}: no samples to decode", options.shards.join(INDEX_FILE).display());
     }
-    let mine = share(options, index.shards.len())?;
+    let mine = options
+        .share
+        .of(index.shards.len(), &options.shards.display().to_string())?;
     let places = Places::new(&options.out, options.format, &index);
     begin(options, codec, &places)?;
     let wanted = sheet::plan(&options.shards, &index, options.sheet_columns)?;
 
-    let (mut decoded, mut found) = (0, 0);
     let total = mine.iter().map(|&shard| index.shards[shard].samples).sum();
     let progress = Progress::start("decode", "images", 0, total);
-    for shard in mine {
-        let samples = index.shards[shard].samples as usize;
-        if places.is_done(shard) {
-            found += samples;
-            progress.advance(samples as u64);
-            continue;
+    let ((decoded, found), time) = TimeSplit::of(|time| {
+        let (mut decoded, mut found) = (0, 0);
+        for shard in mine {
+            let samples = index.shards[shard].samples as usize;
+            if places.is_done(shard) {
+                found += samples;
+                progress.advance(samples as u64);
+                continue;
+            }
+            let work = pictures::Work {
+                shards: &options.shards,
+                shard,
+                places: &places,
+                codec,
+                compression: options.compression,
+                batch: options.batch.unwrap_or_else(|| codec.preferred_batch()).max(1),
+            };
+            let new = work.run(&progress, interrupt, time)?;
+            decoded += new;
+            found += samples.saturating_sub(new);
+            sheet::keep(&places, shard, &wanted)?;
+            if options.format == OutputFormat::Tar {
+                pack::tar(&options.shards, &places, shard)?;
+            }
+            places.mark_done(shard)?;
         }
-        let work = pictures::Work {
-            shards: &options.shards,
-            shard,
-            places: &places,
-            codec,
-            compression: options.compression,
-            batch: options.batch.unwrap_or_else(|| codec.preferred_batch()).max(1),
-        };
-        let new = work.run(&progress, interrupt)?;
-        decoded += new;
-        found += samples.saturating_sub(new);
-        sheet::keep(&places, shard, &wanted)?;
-        if options.format == OutputFormat::Tar {
-            pack::tar(&options.shards, &places, shard)?;
-        }
-        places.mark_done(shard)?;
-    }
+        Ok((decoded, found))
+    })?;
     drop(progress);
 
     let complete = (0..index.shards.len()).all(|shard| places.is_done(shard));
-    let mut contact_sheet = None;
-    if complete {
-        if options.format == OutputFormat::Npz {
-            let side = codec.identity().picture_size();
-            pack::npz(&options.shards, &index, &places, side)?;
-        }
-        contact_sheet = sheet::write(&places, &wanted)?;
-        places.remove_work()?;
-    }
+    let contact_sheet = complete
+        .then(|| finish(options, codec, &index, &places, &wanted))
+        .transpose()?;
     Ok(DecodeReport {
         decoded,
         found,
         complete,
-        contact_sheet,
+        contact_sheet: contact_sheet.flatten(),
+        time,
     })
 }
 
-/// The shards that fall to this process.
-fn share(options: &DecodeOptions, shards: usize) -> anyhow::Result<Vec<usize>> {
-    let range = options.shard_range.clone().unwrap_or(0..shards);
-    if range.start > range.end || range.end > shards {
-        bail!(
-            "--shard-range {}..{}: {} has {shards} shards",
-            range.start,
-            range.end,
-            options.shards.display()
-        );
+/// Makes what is made of all pictures; the path of the contact sheet, if there is to be one. Processes that find at the
+/// same time that everything is there do it one after the other, and those that come later find it done.
+fn finish(
+    options: &DecodeOptions,
+    codec: &dyn Codec,
+    index: &Index,
+    places: &Places,
+    wanted: &[sheet::Tile],
+) -> anyhow::Result<Option<PathBuf>> {
+    let record = places.record();
+    let lock = OpenOptions::new().read(true).write(true).open(&record);
+    let lock = lock.with_context(|| record.display().to_string())?;
+    match lock.lock() {
+        Err(error) if error.kind() != std::io::ErrorKind::Unsupported => {
+            return Err(error).with_context(|| record.display().to_string());
+        }
+        // Where files cannot be locked, processes that share the work must not end in the same second.
+        _ => {}
     }
-    Ok(range.filter(|&shard| options.rank.owns(shard)).collect())
+    if options.format == OutputFormat::Npz {
+        let side = codec.identity().picture_size();
+        pack::npz(&options.shards, index, places, side)?;
+    }
+    let contact_sheet = sheet::write(places, wanted)?;
+    places.remove_work()?;
+    Ok(contact_sheet)
 }
 
 /// Makes the output folder, or checks that what it holds came from the same latents, codec and settings.
@@ -167,17 +181,33 @@ fn begin(options: &DecodeOptions, codec: &dyn Codec, places: &Places) -> anyhow:
     match fs::read(&path) {
         Ok(bytes) => check_same_run(&record, &bytes, &path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some()) {
-                bail!(
-                    "{}: holds files that decode did not write; expected a new or empty folder, or an earlier run's",
-                    options.out.display()
-                );
+            if holds_other_files(&options.out, &path) {
+                // Unless another process of this run has begun in the meantime.
+                return match fs::read(&path) {
+                    Ok(bytes) => check_same_run(&record, &bytes, &path),
+                    Err(_) => bail!(
+                        "{}: holds files that decode did not write; expected a new or empty folder, or an earlier run's",
+                        options.out.display()
+                    ),
+                };
             }
             make_folder(&options.out)?;
             write_atomically(&path, &serde_json::to_vec_pretty(&record)?)
         }
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
+}
+
+/// Whether a folder holds anything but a record that is just being written.
+fn holds_other_files(folder: &Path, record: &Path) -> bool {
+    let name = record.file_name().unwrap_or_default().to_string_lossy();
+    let partial = format!(".{name}.");
+    fs::read_dir(folder).is_ok_and(|entries| {
+        let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+        names
+            .into_iter()
+            .any(|name| !name.to_string_lossy().starts_with(&partial))
+    })
 }
 
 fn check_same_run(record: &Record, earlier: &[u8], path: &Path) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use super::places::Places;
 use crate::files::{make_folder, write_atomically_unsynced};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
+use crate::time_split::TimeSplit;
 
 /// Batches that may wait between two steps.
 const BATCHES_AHEAD: usize = 2;
@@ -36,12 +37,17 @@ struct Batch {
 
 impl Work<'_> {
     /// Writes the pictures that are not there yet; returns how many these were.
-    pub(super) fn run(&self, progress: &Progress, interrupt: &Interrupt) -> anyhow::Result<usize> {
+    pub(super) fn run(
+        &self,
+        progress: &Progress,
+        interrupt: &Interrupt,
+        time: &mut TimeSplit,
+    ) -> anyhow::Result<usize> {
         let (latents, to_decode) = bounded::<anyhow::Result<Batch>>(BATCHES_AHEAD);
         let writers = thread::available_parallelism().map_or(1, usize::from);
         let (decoded, to_write) = bounded::<(Pixels, PathBuf)>(writers * 4);
         thread::scope(|scope| {
-            scope.spawn(|| self.read(latents, progress, interrupt));
+            let reader = scope.spawn(|| self.read(latents, progress, interrupt));
             let writing: Vec<_> = (0..writers)
                 .map(|_| {
                     let to_write = to_write.clone();
@@ -50,24 +56,31 @@ impl Work<'_> {
                 .collect();
             // The writers must see the channel close when the last of them stops for an error.
             drop(to_write);
-            let outcome = self.decode(to_decode, decoded, interrupt);
+            time.threads = writers;
+            let outcome = self.decode(to_decode, decoded, interrupt, time);
             let mut written = 0;
             for writer in writing {
-                match writer.join() {
-                    Ok(count) => written += count?,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
+                let (count, seconds) = join(writer)?;
+                written += count;
+                time.write_s += seconds;
             }
+            time.read_s += join(reader);
             outcome.map(|()| written)
         })
     }
 
-    fn read(&self, batches: Sender<anyhow::Result<Batch>>, progress: &Progress, interrupt: &Interrupt) {
-        // A send fails only when the receiver has stopped, which then reports its own reason.
-        match self.read_batches(&batches, progress, interrupt) {
-            Ok(()) => {}
-            Err(error) => drop(batches.send(Err(error))),
-        }
+    /// Sends all batches, or the error that ended the reading; seconds spent.
+    fn read(&self, batches: Sender<anyhow::Result<Batch>>, progress: &Progress, interrupt: &Interrupt) -> f64 {
+        let mut waits = 0.0;
+        let mut seconds = 0.0;
+        TimeSplit::add(&mut seconds, || {
+            // A send fails only when the receiver has stopped, which then reports its own reason.
+            match self.read_batches(&batches, progress, interrupt, &mut waits) {
+                Ok(()) => {}
+                Err(error) => drop(batches.send(Err(error))),
+            }
+        });
+        seconds - waits
     }
 
     fn read_batches(
@@ -75,6 +88,7 @@ impl Work<'_> {
         batches: &Sender<anyhow::Result<Batch>>,
         progress: &Progress,
         interrupt: &Interrupt,
+        waits: &mut f64,
     ) -> anyhow::Result<()> {
         let index = Index::load(self.shards)?;
         let name = &index.shards[self.shard].name;
@@ -89,8 +103,11 @@ impl Work<'_> {
             }
             batch.latents.extend(self.latent(&sample, name)?);
             batch.files.push(file);
-            if batch.files.len() == self.batch && batches.send(Ok(std::mem::take(&mut batch))).is_err() {
-                return Ok(());
+            if batch.files.len() == self.batch {
+                let full = std::mem::take(&mut batch);
+                if TimeSplit::add(waits, || batches.send(Ok(full))).is_err() {
+                    return Ok(());
+                }
             }
         }
         if !batch.files.is_empty() {
@@ -132,12 +149,14 @@ impl Work<'_> {
         batches: Receiver<anyhow::Result<Batch>>,
         decoded: Sender<(Pixels, PathBuf)>,
         interrupt: &Interrupt,
+        time: &mut TimeSplit,
     ) -> anyhow::Result<()> {
-        for batch in batches {
+        while let Ok(batch) = TimeSplit::add(&mut time.codec_waits_s, || batches.recv()) {
             let Batch { latents, files } = batch?;
             interrupt.check()?;
-            for picture in self.codec.decode(&latents)?.into_iter().zip(files) {
-                if decoded.send(picture).is_err() {
+            let pictures = TimeSplit::add(&mut time.codec_s, || self.codec.decode(&latents))?;
+            for picture in pictures.into_iter().zip(files) {
+                if TimeSplit::add(&mut time.codec_blocked_s, || decoded.send(picture)).is_err() {
                     // All writers have stopped, each with its own error.
                     return Ok(());
                 }
@@ -146,17 +165,24 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn write(&self, pictures: &Receiver<(Pixels, PathBuf)>, progress: &Progress) -> anyhow::Result<usize> {
-        let mut written = 0;
+    /// Writes what comes; pictures written and seconds spent.
+    fn write(&self, pictures: &Receiver<(Pixels, PathBuf)>, progress: &Progress) -> anyhow::Result<(usize, f64)> {
+        let (mut written, mut seconds) = (0, 0.0);
         for (pixels, file) in pictures {
-            if let Some(folder) = file.parent() {
-                make_folder(folder)?;
-            }
-            let png = write_png(&pixels, self.compression).with_context(|| file.display().to_string())?;
-            write_atomically_unsynced(&file, &png)?;
+            TimeSplit::add(&mut seconds, || {
+                if let Some(folder) = file.parent() {
+                    make_folder(folder)?;
+                }
+                let png = write_png(&pixels, self.compression).with_context(|| file.display().to_string())?;
+                write_atomically_unsynced(&file, &png)
+            })?;
             progress.advance(1);
             written += 1;
         }
-        Ok(written)
+        Ok((written, seconds))
     }
+}
+
+fn join<R>(thread: thread::ScopedJoinHandle<R>) -> R {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

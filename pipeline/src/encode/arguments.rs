@@ -1,6 +1,5 @@
 //! The command line of the encode stage.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use crate::config::{CodecConfig, CodecKind, Config, ConfigArgs};
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::progress::duration;
-use crate::rank::RankArgs;
+use crate::share::ShareArgs;
 
 /// Turn pictures into shards of latents
 ///
@@ -24,8 +23,8 @@ use crate::rank::RankArgs;
 /// tars, read in place), WebDataset tars of pictures, or an IDX file as of MNIST; JPEG, PNG and WebP. Every picture becomes
 /// a square (the centre crop of guided-diffusion), goes through the codec, and into a WebDataset shard. Files that cannot
 /// be used are left out and listed in skipped.jsonl. A run that was stopped goes on when the same command runs again, with
-/// the same bytes as if it had not been; several processes share the work with --rank and --world or their launcher's
-/// variables.
+/// the same bytes as if it had not been; several processes share the work with --shard-range, with --rank and --world, or
+/// their launcher's variables.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  deepflow encode --pictures train --out latents --set codec.size=256 --dry-run")]
 pub struct EncodeArgs {
@@ -69,11 +68,8 @@ pub struct EncodeArgs {
     /// Threads that read and crop [default: one a core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Only the shards A up to but not including B, counted from 0
-    #[arg(long, value_name = "A..B", value_parser = shard_range, help_heading = "Sharing the work")]
-    shard_range: Option<Range<usize>>,
     #[command(flatten)]
-    rank: RankArgs,
+    share: ShareArgs,
     /// Print a JSON line of what was done to stdout
     #[arg(long)]
     json: bool,
@@ -158,10 +154,9 @@ impl EncodeArgs {
             },
             mirror: config.output.mirror,
             keep_pictures: self.keep_pictures,
-            batch: Some(config.codec.batch),
+            batch: config.codec.batch,
             threads: self.threads,
-            shard_range: self.shard_range,
-            rank: self.rank.detect()?,
+            share: self.share.detect()?,
         })
     }
 }
@@ -233,16 +228,5 @@ fn background(text: &str) -> Result<[u8; 3], UsageError> {
         _ => Err(UsageError(format!(
             "{text:?}: expected six hexadecimal digits, such as ffffff"
         ))),
-    }
-}
-
-/// `A..B`, counted from 0, without B.
-fn shard_range(text: &str) -> Result<Range<usize>, UsageError> {
-    let numbers = text
-        .split_once("..")
-        .and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
-    match numbers {
-        Some((start, end)) if start <= end => Ok(start..end),
-        _ => Err(UsageError(format!("{text:?}: expected A..B, such as 0..16"))),
     }
 }

@@ -11,9 +11,7 @@ mod load;
 mod shard;
 mod skipped;
 mod stream;
-mod time_split;
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{bail, Context};
@@ -27,14 +25,14 @@ use serde_json::json;
 
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::rank::Rank;
+use crate::share::Share;
+use crate::time_split::TimeSplit;
 
 pub use arguments::EncodeArgs;
 pub use codec::{CodecChoice, PcaSource, CODEC_FILE};
 pub use dry_run::{dry_run, DryRun};
 pub use load::{load, Picture, Unusable};
 pub use skipped::{Incident, SKIPPED_FILE};
-pub use time_split::TimeSplit;
 
 /// What to encode, how, and to where.
 pub struct EncodeOptions {
@@ -73,10 +71,8 @@ pub struct EncodeOptions {
     pub batch: Option<usize>,
     /// Threads that read and crop; `None` means one a core.
     pub threads: Option<usize>,
-    /// Only these shards, counted from 0; `None` means all.
-    pub shard_range: Option<Range<usize>>,
-    /// Which of the processes that share the work this is.
-    pub rank: Rank,
+    /// The shards that fall to this process.
+    pub share: Share,
 }
 
 /// What was encoded.
@@ -106,7 +102,7 @@ pub struct EncodeReport {
 pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<EncodeReport> {
     let sources = open_sources(options)?;
     let shards = sources.entries().len().div_ceil(options.shard_samples);
-    let mine = share(options, shards)?;
+    let mine = options.share.of(shards, &options.pictures.display().to_string())?;
     let codec = codec::open(options, &sources, Some(&options.out))?;
     let writer = DatasetWriter::create(&options.out, plan(options, &sources, codec.as_ref()))?;
 
@@ -118,7 +114,7 @@ pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<
     };
     let total = mine.iter().map(|&shard| job.range(shard).len() as u64).sum();
     let progress = Progress::start("encode", "images", 0, total);
-    let done = stream::run(&job, &mine, &progress, interrupt)?;
+    let (done, time) = TimeSplit::of(|time| stream::run(&job, &mine, &progress, interrupt, time))?;
     drop(progress);
 
     let incidents = skipped::read_all(&options.out, &options.name, shards)?;
@@ -135,7 +131,7 @@ pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<
         skipped: count(true),
         repaired: count(false),
         complete: false,
-        time: done.time,
+        time,
     };
     if report.skipped == sources.entries().len() {
         let reason = incidents.first().map(ToString::to_string).unwrap_or_default();
@@ -169,19 +165,6 @@ fn open_sources(options: &EncodeOptions) -> anyhow::Result<Sources> {
         sources.truncate(limit);
     }
     Ok(sources)
-}
-
-/// The shards that fall to this process.
-fn share(options: &EncodeOptions, shards: usize) -> anyhow::Result<Vec<usize>> {
-    let range = options.shard_range.clone().unwrap_or(0..shards);
-    if range.start > range.end || range.end > shards {
-        let (start, end) = (range.start, range.end);
-        bail!(
-            "--shard-range {start}..{end}: the pictures of {} fill {shards} shards",
-            options.pictures.display()
-        );
-    }
-    Ok(range.filter(|&shard| options.rank.owns(shard)).collect())
 }
 
 /// Everything that decides the bytes of the shards, for the index and for telling runs apart.

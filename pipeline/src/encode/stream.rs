@@ -16,10 +16,10 @@ use deepflow_preprocess::sources::{Entry, Sources};
 use super::load::{load, Picture, Unusable};
 use super::shard::{Batch, Shards};
 use super::skipped::Incident;
-use super::time_split::TimeSplit;
 use super::{threads, EncodeOptions};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
+use crate::time_split::TimeSplit;
 
 /// Batches between the codec and the writer.
 const BATCHES_AHEAD: usize = 2;
@@ -38,7 +38,6 @@ pub(super) struct Job<'a> {
 pub(super) struct Done {
     pub samples: usize,
     pub shards_found: usize,
-    pub time: TimeSplit,
 }
 
 type Loaded = Result<Picture, Unusable>;
@@ -77,49 +76,39 @@ impl Job<'_> {
 }
 
 /// Encodes `shards`, those that are not whole yet.
-pub(super) fn run(job: &Job, shards: &[usize], progress: &Progress, interrupt: &Interrupt) -> anyhow::Result<Done> {
+pub(super) fn run(
+    job: &Job,
+    shards: &[usize],
+    progress: &Progress,
+    interrupt: &Interrupt,
+    time: &mut TimeSplit,
+) -> anyhow::Result<Done> {
     let loaders = threads(job.options);
+    time.threads = loaders;
     let (job_sender, jobs) = bounded(loaders);
     // Enough for a batch to be gathered while another is in the codec.
     let (step_sender, steps) = bounded(2 * job.batch() + loaders);
     let (write_sender, writes) = bounded(BATCHES_AHEAD);
-    let mut time = TimeSplit {
-        threads: loaders,
-        ..TimeSplit::default()
-    };
-    let mut total = 0.0;
-    let result = TimeSplit::add(&mut total, || {
-        thread::scope(|scope| {
-            let planner = scope.spawn(|| plan(job, shards, job_sender, step_sender, progress, interrupt));
-            for _ in 0..loaders {
-                let jobs: Receiver<(&Entry, Sender<Loaded>)> = jobs.clone();
-                scope.spawn(move || {
-                    for (entry, answer) in jobs {
-                        // Nobody listens any more once the run has failed or was interrupted.
-                        let _ = answer.send(load(job.options, job.sources, entry));
-                    }
-                });
-            }
-            drop(jobs);
-            let writer = scope.spawn(|| write(job, writes, progress));
-            let encoded = encode(job, steps, write_sender, &mut time);
-            // The first cause counts: a writer that failed makes the codec stop, and the codec the planner.
-            let (samples, write_s) = join(writer)??;
-            encoded?;
-            let shards_found = join(planner)??;
-            Ok(Done {
-                samples,
-                shards_found,
-                time: TimeSplit { write_s, ..time },
-            })
-        })
-    });
-    result.map(|done: Done| Done {
-        time: TimeSplit {
-            total_s: total,
-            ..done.time
-        },
-        ..done
+    thread::scope(|scope| {
+        let planner = scope.spawn(|| plan(job, shards, job_sender, step_sender, progress, interrupt));
+        for _ in 0..loaders {
+            let jobs: Receiver<(&Entry, Sender<Loaded>)> = jobs.clone();
+            scope.spawn(move || {
+                for (entry, answer) in jobs {
+                    // Nobody listens any more once the run has failed or was interrupted.
+                    let _ = answer.send(load(job.options, job.sources, entry));
+                }
+            });
+        }
+        drop(jobs);
+        let writer = scope.spawn(|| write(job, writes, progress));
+        let encoded = encode(job, steps, write_sender, time);
+        // The first cause counts: a writer that failed makes the codec stop, and the codec the planner.
+        let (samples, write_s) = join(writer)??;
+        time.write_s = write_s;
+        encoded?;
+        let shards_found = join(planner)??;
+        Ok(Done { samples, shards_found })
     })
 }
 
@@ -208,7 +197,8 @@ fn encode<'a>(
         }
         if !entries.is_empty() && (entries.len() == size || end_of_shard) {
             let batch = encode_batch(job, std::mem::take(&mut entries), std::mem::take(&mut pictures), time)?;
-            if writes.send(Write::Batch { shard, batch }).is_err() {
+            let sent = TimeSplit::add(&mut time.codec_blocked_s, || writes.send(Write::Batch { shard, batch }));
+            if sent.is_err() {
                 return Ok(());
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use deepflow_datasets::{Compression, DatasetPlan, DatasetWriter, Dtype, Sample, LATENT};
+use deepflow_datasets::{Compression, DatasetPlan, DatasetWriter, Dtype, Error as ShardError, Sample, LATENT};
 use deepflow_model::checkpoint;
 use deepflow_model::ops::Operators;
 use deepflow_model::sampling::{sample, IndexedNoise, SamplerSettings};
@@ -23,7 +23,7 @@ use crate::files::{sha256, write_atomically};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::on_device;
 use crate::progress::Progress;
-use crate::rank::{Rank, RankArgs};
+use crate::share::{Share, ShareArgs};
 use crate::train::{shift_factor, CODEC_FILE};
 
 /// The codec's setting that holds what generated the latents.
@@ -33,7 +33,8 @@ pub const GENERATOR: &str = "generator";
 ///
 /// Writes WebDataset shards of latents, which decode turns into pictures. Sample i is a function of the seed, i and the
 /// settings alone: not of the batch, nor of how many processes share the work. A run that was stopped goes on when the same
-/// command runs again.
+/// command runs again; several processes share the work with --shard-range, with --rank and --world, or their launcher's
+/// variables.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  deepflow-sample --checkpoint runs/first --out generated --per-class 10\n  \
@@ -61,7 +62,7 @@ pub struct SampleArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    rank: RankArgs,
+    share: ShareArgs,
 }
 
 impl Stage for SampleArgs {
@@ -72,9 +73,10 @@ impl Stage for SampleArgs {
             .map(toml::Value::Integer);
         let source = Source::open(&self.checkpoint, &self.config, &[("sample.seed", seed)])?;
         let classes = self.classes.resolve(source.config.model.classes)?;
-        let rank = self.rank.detect()?;
-        let job = Job::prepare(source, &self.out, classes, self.per_class, rank)?;
-        on_device!(self.device.open(rank)?, device => job.run(device, interrupt))
+        let share = self.share.detect()?;
+        let device = self.device.open(share.rank)?;
+        let job = Job::prepare(source, &self.out, classes, self.per_class, share)?;
+        on_device!(device, device => job.run(device, interrupt))
     }
 }
 
@@ -86,18 +88,20 @@ struct Job {
     settings: SamplerSettings,
     classes: Vec<usize>,
     samples: u64,
-    rank: Rank,
+    shards: usize,
+    share: Share,
 }
 
 impl Job {
-    fn prepare(source: Source, out: &Path, classes: Vec<usize>, per_class: u64, rank: Rank) -> anyhow::Result<Self> {
+    fn prepare(source: Source, out: &Path, classes: Vec<usize>, per_class: u64, share: Share) -> anyhow::Result<Self> {
         let config = &source.config;
         let samples = classes.len() as u64 * per_class;
+        let shard_samples = config.sample.shard_samples;
         let mut codec = source.codec.clone();
         codec.dtype = if config.output.half { Dtype::F16 } else { Dtype::F32 };
         let generator = json!({
             "weights_sha256": sha256(&source.weights)?,
-            "sample": { "classes": &classes, "samples": samples, "shard_samples": config.sample.shard_samples },
+            "sample": { "classes": &classes, "samples": samples, "shard_samples": shard_samples },
             "settings": deciding_settings(config)?,
         });
         codec.settings.insert(GENERATOR.to_owned(), generator);
@@ -116,7 +120,8 @@ impl Job {
             writer,
             classes,
             samples,
-            rank,
+            shards: usize::try_from(samples.div_ceil(shard_samples as u64))?,
+            share,
             source,
         })
     }
@@ -126,29 +131,42 @@ impl Job {
         self.keep_companions()?;
         let network: Network<f32, D> = checkpoint::load_network(&self.source.weights, config.model.clone(), device)?;
         self.settings.validate(&config.model)?;
-        let shards = self.samples.div_ceil(config.sample.shard_samples as u64);
-        let progress = Progress::start("sampling", "samples", 0, self.samples);
-        let mut complete = true;
-        for shard in 0..shards {
+        let mine = self.share.of(self.shards, &self.out.display().to_string())?;
+        let total = mine
+            .iter()
+            .map(|&shard| self.range(shard))
+            .map(|range| range.end - range.start);
+        let progress = Progress::start("sampling", "samples", 0, total.sum());
+        for &shard in &mine {
             let range = self.range(shard);
-            let number = usize::try_from(shard)?;
-            if self.writer.is_complete(number)? {
+            if self.writer.is_complete(shard)? {
                 progress.advance(range.end - range.start);
-            } else if self.rank.owns(number) {
-                self.write_shard(&network, number, range, &progress, interrupt)?;
             } else {
-                complete = false;
+                self.write_shard(&network, shard, range, &progress, interrupt)?;
             }
         }
-        if complete {
-            self.writer.finish(usize::try_from(shards)?)?;
+        drop(progress);
+        self.finish(&mine)
+    }
+
+    /// Writes the index, unless other processes have shards to write yet; then the last of them writes it.
+    fn finish(&self, mine: &[usize]) -> anyhow::Result<()> {
+        let out = self.out.display();
+        match self.writer.finish(self.shards) {
+            Ok(index) => println!("{out}: {} samples in {} shards", index.samples, index.shards.len()),
+            Err(ShardError::ShardMissing { .. }) if mine.len() < self.shards => println!(
+                "{out}: {} of {} shards are this process's and done; others have shards to write yet",
+                mine.len(),
+                self.shards
+            ),
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
     /// The samples of a shard.
-    fn range(&self, shard: u64) -> std::ops::Range<u64> {
-        let size = self.source.config.sample.shard_samples as u64;
+    fn range(&self, shard: usize) -> std::ops::Range<u64> {
+        let (shard, size) = (shard as u64, self.source.config.sample.shard_samples as u64);
         shard * size..((shard + 1) * size).min(self.samples)
     }
 

@@ -37,8 +37,9 @@ pub struct CodecConfig {
     pub whitening_floor: f64,
     /// Pictures that `pca` is fitted on.
     pub fit_images: usize,
-    /// Pictures encoded or decoded at once.
-    pub batch: usize,
+    /// Pictures encoded or decoded at once; without it as many as suit the codec (`autoencoder-kl` takes one, with all
+    /// cores). Results do not depend on it.
+    pub batch: Option<usize>,
 }
 
 impl Default for CodecConfig {
@@ -51,7 +52,7 @@ impl Default for CodecConfig {
             channels: 8,
             whitening_floor: 0.2,
             fit_images: 2000,
-            batch: 8,
+            batch: None,
         }
     }
 }
@@ -63,7 +64,7 @@ impl CodecConfig {
             ("codec.patch", self.patch),
             ("codec.channels", self.channels),
             ("codec.fit_images", self.fit_images),
-            ("codec.batch", self.batch),
+            ("codec.batch", self.batch.unwrap_or(1)),
         ] {
             at_least_one(key, value)?;
         }
