@@ -124,11 +124,13 @@ from safetensors.torch import save_file
 torch.manual_seed(7)
 root = sys.argv[1]
 # Names, sizes and formats that differ from the golden cases: SDXL's scale, 16 channels and a shift as in SD3, no quant
-# convolutions, an odd number of 8 pixels.
+# convolutions, an odd number of 8 pixels, and Stable Diffusion's widths, whose sums are the longest.
 kinds = {
     "four_channels": dict(latent_channels=4, block_out_channels=[32, 48, 64, 64], norm_num_groups=16, layers_per_block=2, scaling_factor=0.13025),
     "sixteen_channels": dict(latent_channels=16, block_out_channels=[32, 64, 64, 64], norm_num_groups=32, layers_per_block=1,
         shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
+    "full_width": dict(latent_channels=4, block_out_channels=[128, 256, 512, 512], norm_num_groups=32, layers_per_block=1),
+    "sharded_bin": dict(latent_channels=4, block_out_channels=[24, 48], norm_num_groups=8, layers_per_block=2),
     "without_attention": dict(latent_channels=4, block_out_channels=[20, 40], norm_num_groups=4, layers_per_block=1, mid_block_add_attention=False),
 }
 for name, config in kinds.items():
@@ -140,8 +142,9 @@ for name, config in kinds.items():
         pixels = torch.randint(0, 256, (2, 3, 40, 56), dtype=torch.uint8)
         posterior = vae.encode(pixels.float() / 127.5 - 1).latent_dist
         decoded = vae.decode(posterior.mean).sample
-    shards = {"max_shard_size": "300KB"} if name == "sixteen_channels" else {}
-    vae.save_pretrained(f"{root}/{name}", safe_serialization=name != "without_attention", **shards)
+    shards = {"max_shard_size": "300KB"} if name in ("sixteen_channels", "sharded_bin") else {}
+    pickled = name in ("without_attention", "sharded_bin")
+    vae.save_pretrained(f"{root}/{name}", safe_serialization=not pickled, **shards)
     save_file({"in.pixels": pixels, "out.mean": posterior.mean.contiguous(), "out.std": posterior.std.contiguous(),
         "out.decoded": decoded.contiguous(), "out.pixels_f32": ((decoded + 1) * 127.5).clamp(0, 255).contiguous()}, f"{root}/{name}_io.safetensors")
 "#;
@@ -156,11 +159,17 @@ fn fresh_autoencoders_of_diffusers_are_encoded_and_decoded_alike() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let shards = std::fs::read_dir(folder.path().join("sixteen_channels"))
-        .unwrap()
-        .count();
-    assert!(shards > 3, "the weights of sixteen_channels came in one file");
-    for name in ["four_channels", "sixteen_channels", "without_attention"] {
+    for name in ["sixteen_channels", "sharded_bin"] {
+        let files = std::fs::read_dir(folder.path().join(name)).unwrap().count();
+        assert!(files > 3, "the weights of {name} came in one file");
+    }
+    for name in [
+        "four_channels",
+        "sixteen_channels",
+        "full_width",
+        "sharded_bin",
+        "without_attention",
+    ] {
         check(
             &folder.path().join(name),
             &folder.path().join(format!("{name}_io.safetensors")),
@@ -258,7 +267,13 @@ fn half_precision_and_compvis_names_load_alike() {
             .get_mut("first_stage_model.encoder.mid.attn_1.q.weight")
             .unwrap();
         attention.shape.extend([1, 1]);
-        tensors.insert("loss.logvar".to_owned(), TensorData::from_f32(vec![1], &[0.0]));
+        for other in [
+            "model.diffusion_model.out.0.bias",
+            "conditioner.embedders.0.bias",
+            "alphas_cumprod",
+        ] {
+            tensors.insert(other.to_owned(), TensorData::from_f32(vec![1], &[0.0]));
+        }
     });
     let autoencoder = AutoencoderKl::load(&folder).unwrap();
     let picture: Vec<f32> = (0..3 * 32 * 48).map(|i| (i as f32 * 0.37).sin()).collect();

@@ -1,10 +1,13 @@
 //! The many names of one tensor: today's diffusers names, those of older versions, and CompVis' original ones.
 
+/// What Stable Diffusion's checkpoints, which hold several networks, put before the names of the autoencoder's tensors.
+pub(super) const FIRST_STAGE: &str = "first_stage_model.";
+
 /// The diffusers name of a tensor; `None` for what belongs to another part of a checkpoint.
 ///
 /// `levels` is the number of levels: CompVis counts the decoder's from the picture, diffusers from the latent.
 pub(super) fn canonical(name: &str, levels: usize) -> Option<String> {
-    let name = name.strip_prefix("first_stage_model.").unwrap_or(name);
+    let name = name.strip_prefix(FIRST_STAGE).unwrap_or(name);
     let parts: Vec<&str> = name.split('.').collect();
     let known = ["encoder", "decoder", "quant_conv", "post_quant_conv"];
     if !known.contains(&parts[0]) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use deepflow_datasets::random::{Purpose, Stream};
 
 use super::files::WeightFiles;
-use super::names::canonical;
+use super::names::{canonical, FIRST_STAGE};
 use super::AutoencoderError;
 use crate::ops::conv::{Convolution, ConvolutionShape, GroupNorm};
 
@@ -37,13 +37,16 @@ impl Weights {
     pub(super) fn from_files(files: WeightFiles, levels: usize, groups: usize) -> Self {
         let mut tensors = BTreeMap::new();
         let mut problems = Vec::new();
-        for (name, file) in files.names() {
+        let names = files.names();
+        let is_part = names.iter().any(|(name, _)| name.starts_with(FIRST_STAGE));
+        for (name, file) in names {
+            // A whole Stable Diffusion checkpoint holds networks and constants of many other names.
+            if is_part && !name.starts_with(FIRST_STAGE) {
+                continue;
+            }
             let Some(canonical) = canonical(&name, levels) else {
-                // A whole Stable Diffusion checkpoint, or the loss of the autoencoder's own training.
-                if !["model.", "model_ema.", "cond_stage_model.", "loss."]
-                    .iter()
-                    .any(|part| name.starts_with(part))
-                {
+                // What the autoencoder's own trainer keeps beside it.
+                if !["loss.", "model_ema."].iter().any(|part| name.starts_with(part)) {
                     problems.push(format!("unexpected {name}"));
                 }
                 continue;
