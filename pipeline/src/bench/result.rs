@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::interrupt::Interrupt;
+use crate::time_split::TimeSplit;
 
 /// The line of numbers (pipeline spec, "The outside that stays put").
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +30,9 @@ pub struct Measurement {
     pub peak_rss_bytes: Option<u64>,
     /// Parameters of the network or codec; 0 where there is none.
     pub parameters: usize,
+    /// Where the time of the whole stage went, its first step included; for encode and decode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<TimeSplit>,
 }
 
 impl Measurement {
@@ -49,6 +53,9 @@ impl Measurement {
                 "{} batch {}: {:.4} s a step, {:.1} a second{memory} ({} threads, {})",
                 self.what, self.batch, self.median_s, self.items_per_s, self.threads, self.device
             )?;
+            if let Some(time) = &self.time {
+                writeln!(out, "{time}")?;
+            }
         }
         Ok(())
     }
@@ -70,6 +77,18 @@ impl<'a> Timer<'a> {
             interrupt,
             seconds: Vec::new(),
         }
+    }
+
+    /// Steps to time and the one before them.
+    #[must_use]
+    pub fn steps_with_warm_up(&self) -> usize {
+        self.steps + 1
+    }
+
+    /// Takes over steps that something else ran one after the other, by when each ended; the first was to warm up.
+    pub fn take_ends(&mut self, ends: &[Instant]) {
+        let between = ends.windows(2).map(|pair| pair[1].duration_since(pair[0]));
+        self.seconds.extend(between.map(|time| time.as_secs_f64()));
     }
 
     /// Runs a step once without and then as often as asked with the clock.

@@ -4,6 +4,7 @@
     cargo bench -p deepflow-preprocess --bench picture_path --no-run
     pillow.py BENCH_BINARY [PHOTOGRAPH ...]
 
+Photographs can be had from the wheels of scikit-image (data/*.png) and scikit-learn (datasets/images/*.jpg).
 Cuts 500x375 pieces out of the photographs, saves them as JPEG (quality 90, 4:2:0), and times decoding with
 guided-diffusion's centre crop to 256, and writing the squares as PNG at Pillow's default level.
 """

@@ -113,6 +113,10 @@ impl Codec for AutoencoderKlCodec {
     fn preferred_batch(&self) -> usize {
         1
     }
+
+    fn parameters(&self) -> usize {
+        self.autoencoder.parameters()
+    }
 }
 
 #[cfg(test)]

@@ -113,6 +113,11 @@ pub trait Codec: Send + Sync {
     fn preferred_batch(&self) -> usize {
         64
     }
+
+    /// Numbers that were learned or fitted; 0 where there are none.
+    fn parameters(&self) -> usize {
+        0
+    }
 }
 
 /// The checks every codec's `encode` starts with.

@@ -188,6 +188,10 @@ impl Codec for PcaCodec {
             .map(|latent| self.decode_one(latent))
             .collect())
     }
+
+    fn parameters(&self) -> usize {
+        self.mean.len() + self.directions.len() + self.scales.len()
+    }
 }
 
 fn check_size(size: usize, patch: usize) -> Result<(), PcaError> {
