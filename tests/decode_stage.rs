@@ -262,6 +262,58 @@ fn a_shard_of_ten_thousand_latents_takes_no_more_memory_than_a_few() {
     );
 }
 
+/// Killed (SIGKILL) after ever longer random times, then stopped by SIGINT, then left alone.
+#[cfg(unix)]
+#[test]
+fn a_killed_or_interrupted_run_goes_on_to_the_same_files() {
+    use std::process::{Command as Program, Stdio};
+    use std::thread::sleep;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    let folder = tempfile::tempdir().unwrap();
+    let latents = folder.path().join("latents");
+    write_large_latents(&latents, 800);
+    // The moments differ from run to run on purpose: the result may not depend on them.
+    let mut random = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    for format in ["folders", "npz"] {
+        let (whole, out) = (
+            folder.path().join(format),
+            folder.path().join(format!("{format}-killed")),
+        );
+        let format = format!("output.format={format}");
+        let start = |out: &Path| {
+            let mut program = Program::new(env!("CARGO_BIN_EXE_deepflow-decode"));
+            program.arg("--shards").arg(&latents).arg("--out").arg(out);
+            program
+                .args(["--set", &format])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            program.spawn().unwrap()
+        };
+        assert!(start(&whole).wait().unwrap().success());
+        for kill in 1..=5 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let mut child = start(&out);
+            sleep(Duration::from_millis(u64::from(kill * (random >> 27))));
+            // A child that was faster than its kill has done its work, which is no less a test of doing it again.
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        let mut child = start(&out);
+        sleep(Duration::from_millis(30));
+        let interrupted = Program::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(interrupted.is_ok());
+        let status = child.wait().unwrap();
+        // Without a code it was too early for the program to listen.
+        assert!(matches!(status.code(), Some(0 | 130) | None), "{status}");
+        assert!(start(&out).wait().unwrap().success());
+        let mut found = files(&out);
+        // Small files that were being written when the kill came keep their temporary names.
+        found.retain(|name, _| !name.ends_with(".partial"));
+        assert!(files(&whole) == found, "{format}");
+    }
+}
+
 const LARGE_SIDE: usize = 32;
 
 /// One shard of `samples` latents of the identity codec.
