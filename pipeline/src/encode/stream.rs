@@ -197,8 +197,8 @@ fn encode<'a>(
         }
         if !entries.is_empty() && (entries.len() == size || end_of_shard) {
             let batch = encode_batch(job, std::mem::take(&mut entries), std::mem::take(&mut pictures), time)?;
-            let sent = TimeSplit::add(&mut time.codec_blocked_s, || writes.send(Write::Batch { shard, batch }));
-            if sent.is_err() {
+            let write = Write::Batch { shard, batch };
+            if !TimeSplit::add(&mut time.codec_blocked_s, || writes.send(write).is_ok()) {
                 return Ok(());
             }
         }
