@@ -46,7 +46,6 @@ impl<E: Dtype, D: Operators<E>> Block<E, D> {
         x: &Matrix<E, D>,
         silu_c: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
-        let batch = silu_c.shape().0;
         let modulation = self.modulation.forward(device, tape, silu_c)?;
         let part = |shift, scale| Modulation {
             shift,
@@ -56,13 +55,11 @@ impl<E: Dtype, D: Operators<E>> Block<E, D> {
         };
 
         let attention = part(SHIFT_ATTENTION, SCALE_ATTENTION);
-        let normalized = device.modulated_layer_norm(tape, x, &modulation, attention)?;
-        let update = self.attention.forward(device, tape, &normalized, batch)?;
+        let update = self.attention.forward(device, tape, x, &modulation, attention)?;
         let x = device.gated_residual(tape, x, &modulation, GATE_ATTENTION, &update)?;
 
         let mlp = part(SHIFT_MLP, SCALE_MLP);
-        let normalized = device.modulated_layer_norm(tape, &x, &modulation, mlp)?;
-        let update = self.mlp.forward(device, tape, &normalized)?;
+        let update = self.mlp.after_modulated_norm(device, tape, &x, &modulation, mlp)?;
         device.gated_residual(tape, &x, &modulation, GATE_MLP, &update)
     }
 }
@@ -102,9 +99,11 @@ impl<E: Dtype, D: Operators<E>> Attention<E, D> {
         device: &D,
         tape: &mut T,
         x: &Matrix<E, D>,
-        batch: usize,
+        modulation: &Matrix<E, D>,
+        parts: Modulation,
     ) -> Result<Matrix<E, D>, D::Err> {
-        let mut qkv = self.qkv.forward(device, tape, x)?;
+        let batch = modulation.shape().0;
+        let mut qkv = self.qkv.after_modulated_norm(device, tape, x, modulation, parts)?;
         if let (Some(query), Some(key)) = (&self.q_norm, &self.k_norm) {
             qkv = device.query_key_norm(tape, &qkv, self.heads, &query.norm(), &key.norm())?;
         }
@@ -137,6 +136,19 @@ impl<E: Dtype, D: Operators<E>> Mlp<E, D> {
         x: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
         let hidden = self.fc1.forward(device, tape, x)?;
+        self.fc2.after_gelu(device, tape, &hidden)
+    }
+
+    /// [`forward`](Self::forward) of the modulated LayerNorm of `x`.
+    pub(crate) fn after_modulated_norm<T: Tape<E, D>>(
+        &self,
+        device: &D,
+        tape: &mut T,
+        x: &Matrix<E, D>,
+        modulation: &Matrix<E, D>,
+        parts: Modulation,
+    ) -> Result<Matrix<E, D>, D::Err> {
+        let hidden = self.fc1.after_modulated_norm(device, tape, x, modulation, parts)?;
         self.fc2.after_gelu(device, tape, &hidden)
     }
 }

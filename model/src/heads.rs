@@ -41,8 +41,8 @@ impl<E: Dtype, D: Operators<E>> Head<E, D> {
             scale_limit: None,
             epsilon: EPSILON,
         };
-        let normalized = device.modulated_layer_norm(tape, features, &modulation, parts)?;
-        self.linear.forward(device, tape, &normalized)
+        self.linear
+            .after_modulated_norm(device, tape, features, &modulation, parts)
     }
 }
 

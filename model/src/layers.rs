@@ -5,7 +5,7 @@ use std::ops::Range;
 use dfdx::prelude::{Dtype, Tape};
 
 use crate::init::Initial;
-use crate::ops::{AffineNorm, Matrix, Operators};
+use crate::ops::{AffineNorm, Matrix, Modulation, Operators};
 use crate::parameters::{parameters_of, Builder, Parameter};
 
 /// A linear map with bias: names `weight` (out, in) and `bias` (out).
@@ -64,6 +64,18 @@ impl<E: Dtype, D: Operators<E>> Linear<E, D> {
         rows: Range<usize>,
     ) -> Result<Matrix<E, D>, D::Err> {
         device.linear_rows(tape, x, &self.weight.matrix()?, self.bias.vector(), rows)
+    }
+
+    /// `linear(LN(x)·(1 + scale) + shift)`.
+    pub(crate) fn after_modulated_norm<T: Tape<E, D>>(
+        &self,
+        device: &D,
+        tape: &mut T,
+        x: &Matrix<E, D>,
+        modulation: &Matrix<E, D>,
+        parts: Modulation,
+    ) -> Result<Matrix<E, D>, D::Err> {
+        device.modulated_linear(tape, x, modulation, parts, &self.weight.matrix()?, self.bias.vector())
     }
 
     /// `linear(gelu_tanh(x))`.

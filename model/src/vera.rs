@@ -135,20 +135,18 @@ impl<E: Dtype, D: Operators<E>> GapNormMlp<E, D> {
         m: &Matrix<E, D>,
         silu_gap: Option<&Matrix<E, D>>,
     ) -> Result<Matrix<E, D>, D::Err> {
-        let normalized = match (&self.modulation, silu_gap) {
-            (Some(modulation), Some(silu_gap)) => {
-                let modulation = modulation.forward(device, tape, silu_gap)?;
-                let parts = Modulation {
-                    shift: 0,
-                    scale: 1,
-                    scale_limit: self.scale_limit,
-                    epsilon: EPSILON,
-                };
-                device.modulated_layer_norm(tape, m, &modulation, parts)?
-            }
-            _ => device.plain_layer_norm(tape, m, EPSILON)?,
+        let (Some(modulation), Some(silu_gap)) = (&self.modulation, silu_gap) else {
+            let normalized = device.plain_layer_norm(tape, m, EPSILON)?;
+            return self.mlp.forward(device, tape, &normalized);
         };
-        self.mlp.forward(device, tape, &normalized)
+        let modulation = modulation.forward(device, tape, silu_gap)?;
+        let parts = Modulation {
+            shift: 0,
+            scale: 1,
+            scale_limit: self.scale_limit,
+            epsilon: EPSILON,
+        };
+        self.mlp.after_modulated_norm(device, tape, m, &modulation, parts)
     }
 }
 

@@ -179,6 +179,21 @@ pub trait Operators<E: Dtype>: Device<E> {
         plain::modulated_layer_norm(tape, x, modulation, parts)
     }
 
+    /// [`linear`](Self::linear) of [`modulated_layer_norm`](Self::modulated_layer_norm). The norm belongs to the layer
+    /// that reads it, so that only its input has to be kept for the backward pass.
+    fn modulated_linear<T: Tape<E, Self>>(
+        &self,
+        tape: &mut T,
+        x: &Matrix<E, Self>,
+        modulation: &Matrix<E, Self>,
+        parts: Modulation,
+        weight: &Matrix<E, Self>,
+        bias: &Vector<E, Self>,
+    ) -> Result<Matrix<E, Self>, Self::Err> {
+        let normalized = self.modulated_layer_norm(tape, x, modulation, parts)?;
+        self.linear(tape, &normalized, weight, bias)
+    }
+
     /// `LN(x)` without anything learned, x (N,D).
     fn plain_layer_norm<T: Tape<E, Self>>(
         &self,

@@ -36,7 +36,25 @@ impl LinearShape {
         y
     }
 
-    /// `dx += activation'(x) · (dy·weight)`. `dx` is (rows, inputs), `dy` (rows, outputs).
+    /// `activation'(x) · (dy·weight)`: the gradient of the input, (rows, inputs), from `dy` (rows, outputs).
+    pub fn input_gradient(self, dy: &[f32], x: &[f32], activation: Activation, weight: &[f32]) -> Vec<f32> {
+        let Self { rows, inputs, outputs } = self;
+        let mut dx = unwritten(rows * inputs);
+        let epilogue = match activation {
+            Activation::Identity => Epilogue::None,
+            _ => Epilogue::ActivationGradient { activation, input: x },
+        };
+        gemm(
+            MatrixRef::row_major(dy, rows, outputs),
+            MatrixRef::row_major(weight, outputs, inputs),
+            MatrixMut::row_major(&mut dx, rows, inputs),
+            false,
+            epilogue,
+        );
+        dx
+    }
+
+    /// Adds the [`input_gradient`](Self::input_gradient) to `dx`.
     pub fn accumulate_input_gradient(
         self,
         dy: &[f32],
@@ -46,23 +64,18 @@ impl LinearShape {
         dx: &mut [f32],
     ) {
         let Self { rows, inputs, outputs } = self;
-        let dy = MatrixRef::row_major(dy, rows, outputs);
-        let weight = MatrixRef::row_major(weight, outputs, inputs);
         if activation == Activation::Identity {
-            gemm(dy, weight, MatrixMut::row_major(dx, rows, inputs), true, Epilogue::None);
-            return;
+            gemm(
+                MatrixRef::row_major(dy, rows, outputs),
+                MatrixRef::row_major(weight, outputs, inputs),
+                MatrixMut::row_major(dx, rows, inputs),
+                true,
+                Epilogue::None,
+            );
+        } else {
+            // The derivative belongs to this product alone, not to what is in `dx` already.
+            super::rows::accumulate(dx, &self.input_gradient(dy, x, activation, weight));
         }
-        // The derivative belongs to this product alone, not to what is in `dx` already.
-        let mut product = unwritten(rows * inputs);
-        let epilogue = Epilogue::ActivationGradient { activation, input: x };
-        gemm(
-            dy,
-            weight,
-            MatrixMut::row_major(&mut product, rows, inputs),
-            false,
-            epilogue,
-        );
-        super::rows::accumulate(dx, &product);
     }
 
     /// `dweight += dyᵀ·activation(x)`, (outputs, inputs).

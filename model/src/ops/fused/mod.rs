@@ -9,6 +9,7 @@ mod activation;
 mod attention;
 mod linear;
 mod loss;
+mod modulated_linear;
 mod modulation;
 mod normalization;
 mod residual;
@@ -70,6 +71,18 @@ impl Operators<f32> for Cpu {
         parts: Modulation,
     ) -> Result<M> {
         normalization::modulated_layer_norm(self, tape, x, modulation, parts)
+    }
+
+    fn modulated_linear<T: Tape<f32, Cpu>>(
+        &self,
+        tape: &mut T,
+        x: &M,
+        modulation: &M,
+        parts: Modulation,
+        weight: &M,
+        bias: &Vector<f32, Cpu>,
+    ) -> Result<M> {
+        modulated_linear::modulated_linear(self, tape, x, modulation, parts, weight, bias)
     }
 
     fn plain_layer_norm<T: Tape<f32, Cpu>>(&self, tape: &mut T, x: &M, epsilon: f64) -> Result<M> {

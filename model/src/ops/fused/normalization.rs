@@ -1,4 +1,4 @@
-use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};
+use dfdx::prelude::{Cpu, CpuError, Gradients, HasShape, Tape};
 
 use super::access::{contiguous, contiguous_vector, matrix, Values};
 use super::modulation::{accumulate_chunk, chunk};
@@ -7,7 +7,72 @@ use crate::ops::cpu::layer_norm::LayerNorm;
 use crate::ops::cpu::rows::accumulate;
 use crate::ops::{AffineNorm, Matrix, Modulation};
 
-/// `LN(x)·(1 + scale) + shift`; statistics are recomputed in the backward pass.
+/// A LayerNorm whose factor and offset are parts of a modulation matrix; statistics are recomputed in the backward pass.
+pub(super) struct ModulatedNorm {
+    modulation: Matrix<f32, Cpu>,
+    parts: Modulation,
+    columns: usize,
+    rows_per_group: usize,
+    limit: f32,
+    scale: Vec<f32>,
+    factor: Vec<f32>,
+    offset: Vec<f32>,
+}
+
+impl ModulatedNorm {
+    /// The norm of `x` (N,D) with the parts of `modulation` (B,n·D), both contiguous.
+    pub(super) fn new(x: &Matrix<f32, Cpu>, modulation: Matrix<f32, Cpu>, parts: Modulation) -> Self {
+        let (rows, columns) = *x.shape();
+        let limit = parts.scale_limit.map_or(f32::INFINITY, |limit| limit as f32);
+        let scale = chunk(&modulation, parts.scale, columns);
+        Self {
+            columns,
+            rows_per_group: rows / modulation.shape().0,
+            limit,
+            factor: scale.iter().map(|scale| 1.0 + scale.clamp(-limit, limit)).collect(),
+            offset: chunk(&modulation, parts.shift, columns),
+            scale,
+            modulation,
+            parts,
+        }
+    }
+
+    pub(super) fn forward(&self, x: &Matrix<f32, Cpu>) -> Vec<f32> {
+        self.kernel().forward(x.values())
+    }
+
+    /// Adds the gradients of `x` and of the modulation.
+    pub(super) fn backward(
+        &self,
+        gradients: &mut Gradients<f32, Cpu>,
+        x: &Matrix<f32, Cpu>,
+        dy: &[f32],
+    ) -> Result<(), CpuError> {
+        let mut found = self.kernel().backward(x.values(), dy, gradients.get_or_alloc_mut(x)?);
+        for (gradient, scale) in found.factor.iter_mut().zip(&self.scale) {
+            if scale.abs() > self.limit {
+                *gradient = 0.0;
+            }
+        }
+        let dmodulation = gradients.get_or_alloc_mut(&self.modulation)?;
+        for (part, gradient) in [(self.parts.scale, found.factor), (self.parts.shift, found.offset)] {
+            accumulate_chunk(dmodulation, &self.modulation, part, &gradient, self.columns);
+        }
+        Ok(())
+    }
+
+    fn kernel(&self) -> LayerNorm<'_> {
+        LayerNorm {
+            columns: self.columns,
+            rows_per_group: self.rows_per_group,
+            factor: &self.factor,
+            offset: &self.offset,
+            epsilon: self.parts.epsilon as f32,
+        }
+    }
+}
+
+/// `LN(x)·(1 + scale) + shift`.
 pub(super) fn modulated_layer_norm<T: Tape<f32, Cpu>>(
     device: &Cpu,
     tape: &mut T,
@@ -16,41 +81,12 @@ pub(super) fn modulated_layer_norm<T: Tape<f32, Cpu>>(
     parts: Modulation,
 ) -> Result<Matrix<f32, Cpu>, CpuError> {
     let (x, modulation) = (contiguous(tape, x)?, contiguous(tape, modulation)?);
-    let (rows, columns) = *x.shape();
-    let rows_per_group = rows / modulation.shape().0;
-    let limit = parts.scale_limit.map_or(f32::INFINITY, |limit| limit as f32);
-    let scale = chunk(&modulation, parts.scale, columns);
-    let factor: Vec<f32> = scale.iter().map(|scale| 1.0 + scale.clamp(-limit, limit)).collect();
-    let offset = chunk(&modulation, parts.shift, columns);
-    let epsilon = parts.epsilon as f32;
-    let norm = LayerNorm {
-        columns,
-        rows_per_group,
-        factor: &factor,
-        offset: &offset,
-        epsilon,
-    };
-    let y = matrix(device, norm.forward(x.values()), (rows, columns))?;
+    let norm = ModulatedNorm::new(&x, modulation, parts);
+    let y = matrix(device, norm.forward(&x), *x.shape())?;
     let y_ghost = y.ghost();
     tape.add_backward_op(move |gradients| {
         let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_ghost)?);
-        let norm = LayerNorm {
-            columns,
-            rows_per_group,
-            factor: &factor,
-            offset: &offset,
-            epsilon,
-        };
-        let mut found = norm.backward(x.values(), &dy, gradients.get_or_alloc_mut(&x)?);
-        for (gradient, scale) in found.factor.iter_mut().zip(&scale) {
-            if scale.abs() > limit {
-                *gradient = 0.0;
-            }
-        }
-        let dmodulation = gradients.get_or_alloc_mut(&modulation)?;
-        accumulate_chunk(dmodulation, &modulation, parts.scale, &found.factor, columns);
-        accumulate_chunk(dmodulation, &modulation, parts.shift, &found.offset, columns);
-        Ok(())
+        norm.backward(gradients, &x, &dy)
     });
     Ok(y)
 }

@@ -291,6 +291,20 @@ agrees!(
     plain::modulated_layer_norm(t, &i[0], &i[1], PARTS)
 );
 agrees!(
+    modulated_linear,
+    |s| [
+        (s.rows(), s.width()),
+        (s.batch, 3 * s.width()),
+        (s.other, s.width()),
+        (1, s.other)
+    ],
+    |t, i| device().modulated_linear(t, &i[0], &i[1], PARTS, &i[2], &vector(&i[3])),
+    {
+        let normalized = plain::modulated_layer_norm(t, &i[0], &i[1], PARTS)?;
+        plain::linear(t, &normalized, &i[2], &vector(&i[3]))
+    }
+);
+agrees!(
     modulated_layer_norm_with_one_row_for_all,
     |s| [(s.rows(), s.width()), (1, 3 * s.width())],
     |t, i| device().modulated_layer_norm(t, &i[0], &i[1], PARTS),
