@@ -11,8 +11,9 @@ use crate::files::{make_folder, write_atomically};
 
 /// Keys that may change between the parts of a run that continues: they change how long it runs, what it reports and
 /// how fast it is, not what a step computes.
-const FREE_TO_CHANGE: [&str; 15] = [
+const FREE_TO_CHANGE: [&str; 16] = [
     "train.steps",
+    "train.checkpoint_blocks",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_last",

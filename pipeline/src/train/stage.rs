@@ -123,6 +123,7 @@ fn start_network<D: Operators<f32>>(
     start_from: Option<&Path>,
 ) -> anyhow::Result<Network<f32, D>> {
     let mut network = Network::new(config.model.clone(), device, config.train.seed)?;
+    network.set_checkpoint_blocks(config.train.checkpoint_blocks);
     let Some(other) = start_from else { return Ok(network) };
     let file = if other.is_file() {
         other.to_owned()
