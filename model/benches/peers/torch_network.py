@@ -23,6 +23,8 @@ MODELS = {
     "s": dict(width=384, depth=12, heads=6, ends=[6], acceleration=2048, size=32, classes=1000),
     "xl": dict(width=1152, depth=24, heads=16, ends=[8, 16], acceleration=2048, size=32, classes=1000),
     "tiny": dict(width=128, depth=4, heads=4, ends=[2], acceleration=256, size=8, classes=10),
+    "study": dict(width=128, depth=12, heads=4, ends=[6], acceleration=256, size=8, classes=10, channels=8),
+    "demo": dict(width=192, depth=6, heads=6, ends=[3], acceleration=384, size=8, classes=10, channels=8),
 }
 
 
@@ -103,17 +105,17 @@ class Vera(nn.Module):
 
 
 class Network(nn.Module):
-    def __init__(self, width, depth, heads, ends, acceleration, size, classes):
+    def __init__(self, width, depth, heads, ends, acceleration, size, classes, channels=4):
         super().__init__()
-        tokens = (size // 2) ** 2
+        tokens, values = (size // 2) ** 2, 4 * channels
         self.ends = ends
-        self.x_embedder = nn.Linear(16, width)
+        self.x_embedder = nn.Linear(values, width)
         self.register_buffer("pos_embed", torch.randn(1, tokens, width))
         self.t_embedder, self.dt_embedder = TimeEmbedder(width), TimeEmbedder(2 * width)
         self.y_embedder = nn.Embedding(classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.veras = nn.ModuleList(Vera(width, heads, acceleration) for _ in ends)
-        self.inner_head, self.last_head, self.acc_head = (Head(width, 16) for _ in range(3))
+        self.inner_head, self.last_head, self.acc_head = (Head(width, values) for _ in range(3))
 
     def forward(self, x, times, labels, training):
         space = self.x_embedder(x) + self.pos_embed
@@ -158,7 +160,7 @@ def main():
     sizes = MODELS[arguments.model]
     network = Network(**sizes)
     batch, tokens, branches = arguments.batch, (sizes["size"] // 2) ** 2, len(sizes["ends"]) + 1
-    patches = lambda: torch.randn(batch, tokens, 16)  # noqa: E731
+    patches = lambda: torch.randn(batch, tokens, 4 * sizes.get("channels", 4))  # noqa: E731
     labels = torch.randint(0, sizes["classes"], (batch,))
     times = [torch.rand(batch) for _ in range(branches)]
 

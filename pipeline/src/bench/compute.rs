@@ -10,6 +10,9 @@ use super::Timer;
 use crate::config::Config;
 use crate::train::{loss_settings, optimizer_settings, rates};
 
+/// Where the time to start ends; `model/benches/peers/compare.py` waits for it.
+const READY: &str = "ready for the first step";
+
 /// Times training steps of `batch` samples; gives the number of parameters.
 pub fn train<D: Operators<f32>>(
     device: D,
@@ -17,13 +20,15 @@ pub fn train<D: Operators<f32>>(
     batch: usize,
     timer: &mut Timer<'_>,
 ) -> anyhow::Result<usize> {
-    let network: Network<f32, D> = Network::new(config.model.clone(), device, config.train.seed)?;
+    let mut network: Network<f32, D> = Network::new(config.model.clone(), device, config.train.seed)?;
+    network.set_checkpoint_blocks(config.train.checkpoint_blocks);
     let parameters = parameters(&network);
     let loss = loss_settings(&config.loss, config.model.branches());
     let optimizer = optimizer_settings(&config.train);
     let part = batch.div_ceil(config.train.accumulation);
     let mut trainer = Trainer::new(network, loss, optimizer, part, config.train.seed)?;
     let batch = synthetic_batch(&config.model, batch);
+    tracing::info!("{READY}");
     timer.time(|| {
         trainer.step(&batch, rates(&config.train, trainer.step_count() + 1))?;
         Ok(())
@@ -46,6 +51,7 @@ pub fn forward<D: Operators<f32>>(
         .device()
         .tensor_from_vec(patches, (batch * model.tokens(), model.patch_values()));
     let times = vec![vec![0.5]; model.branches()];
+    tracing::info!("{READY}");
     timer.time(|| {
         let velocity = network.velocity(&patches, &times, &data.labels)?;
         // A device that works in the background is done when its result has arrived.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
+use crate::allocator::keep_freed_memory;
 use crate::interrupt::Interrupt;
 use crate::progress::LogWriter;
 use crate::umbrella::Umbrella;
@@ -69,6 +70,7 @@ pub fn run_umbrella() -> ExitCode {
 }
 
 fn run(log: LogArgs, work: impl FnOnce(&Interrupt) -> anyhow::Result<()>) -> ExitCode {
+    keep_freed_memory();
     start_log(log);
     let result = Interrupt::from_signals()
         .map_err(anyhow::Error::from)
