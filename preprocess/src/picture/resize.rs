@@ -8,6 +8,9 @@ use super::{Colour, Pixels};
 /// Fractional bits of a weight: 32 less 8 for the pixel and 2 for sums beyond one.
 const PRECISION: u32 = 22;
 
+/// Rows that are narrowed together, so that one tap of all of them is a few whole vectors.
+const ROWS: usize = 8;
+
 /// How neighbours are weighted.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Filter {
@@ -67,14 +70,11 @@ struct Tap {
 pub(super) fn resize(pixels: &Pixels, horizontal: Part, vertical: Part, filter: Filter) -> Pixels {
     let rows = taps(pixels.height(), vertical, filter);
     let columns = taps(pixels.width(), horizontal, filter);
-    // The loops are plain; compiled for the widest vector unit found at run time they are several times faster.
-    let data = pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || match pixels.colour() {
-            Colour::Grey => resample::<1, 1>(pixels, &columns, &rows),
-            Colour::Rgb => resample::<3, 4>(pixels, &columns, &rows),
-        },
-    );
+    let data = pulp::Arch::new().dispatch(Resample {
+        pixels,
+        columns: &columns,
+        rows: &rows,
+    });
     Pixels {
         width: horizontal.length,
         height: vertical.length,
@@ -83,18 +83,44 @@ pub(super) fn resize(pixels: &Pixels, horizontal: Part, vertical: Part, filter: 
     }
 }
 
-/// `LANES` is the number of bytes read for a pixel of `CHANNELS`: a power of two makes a pixel one vector.
+/// Plain loops, several times faster when they are compiled for the widest vector unit found at run time. A closure would not
+/// be: only what is inlined into the call is compiled for it, and a closure is called through a function of its own.
+struct Resample<'a> {
+    pixels: &'a Pixels,
+    columns: &'a [Tap],
+    rows: &'a [Tap],
+}
+
+impl pulp::NullaryFnOnce for Resample<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<u8> {
+        match self.pixels.colour() {
+            Colour::Grey => resample::<1, ROWS>(self.pixels, self.columns, self.rows),
+            Colour::Rgb => resample::<3, { 3 * ROWS }>(self.pixels, self.columns, self.rows),
+        }
+    }
+}
+
+/// `LANES` are the values of the pixels of [`ROWS`] rows that lie abreast.
 #[inline(always)]
 fn resample<const CHANNELS: usize, const LANES: usize>(pixels: &Pixels, columns: &[Tap], rows: &[Tap]) -> Vec<u8> {
     let first = rows.iter().map(|tap| tap.start).min().unwrap_or(0);
     let last = rows.iter().map(|tap| tap.start + tap.weights.len()).max().unwrap_or(0);
     let stride = columns.len() * CHANNELS;
     let mut narrowed = vec![0; (last - first) * stride];
-    let mut padded = vec![0; pixels.width() * CHANNELS + LANES];
-    for (y, target) in (first..last).zip(narrowed.chunks_exact_mut(stride)) {
-        let row = pixels.row(y);
-        padded[..row.len()].copy_from_slice(row);
-        combine_columns::<CHANNELS, LANES>(&padded, columns, target);
+    let mut abreast = vec![[0; LANES]; pixels.width()];
+    for (group, targets) in narrowed.chunks_mut(ROWS * stride).enumerate() {
+        for row in 0..targets.len() / stride {
+            let source = pixels.row(first + group * ROWS + row);
+            for (pixel, lanes) in source.chunks_exact(CHANNELS).zip(&mut abreast) {
+                for (lane, &value) in lanes[row * CHANNELS..][..CHANNELS].iter_mut().zip(pixel) {
+                    *lane = i32::from(value);
+                }
+            }
+        }
+        combine_columns::<CHANNELS, LANES>(&abreast, columns, targets);
     }
     let mut data = vec![0; rows.len() * stride];
     let mut sums = vec![0; stride];
@@ -142,19 +168,28 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// One output pixel after the other from a row with `LANES` bytes to spare at its end.
+/// One output column after the other of the rows that lie abreast in `pixels`. All lanes are summed, also those of rows that
+/// `targets` does not have, so that they fill whole vectors.
 #[inline(always)]
-fn combine_columns<const CHANNELS: usize, const LANES: usize>(row: &[u8], taps: &[Tap], target: &mut [u8]) {
-    for (tap, target) in taps.iter().zip(target.chunks_exact_mut(CHANNELS)) {
+fn combine_columns<const CHANNELS: usize, const LANES: usize>(
+    pixels: &[[i32; LANES]],
+    taps: &[Tap],
+    targets: &mut [u8],
+) {
+    let stride = taps.len() * CHANNELS;
+    for (column, tap) in taps.iter().enumerate() {
         let mut sums = [1 << (PRECISION - 1); LANES];
-        let pixels = row[tap.start * CHANNELS..].windows(LANES).step_by(CHANNELS);
-        for (pixel, &weight) in pixels.zip(&tap.weights) {
-            for lane in 0..LANES {
-                sums[lane] += i32::from(pixel[lane]) * weight;
+        for (lanes, &weight) in pixels[tap.start..tap.start + tap.weights.len()]
+            .iter()
+            .zip(&tap.weights)
+        {
+            for (sum, lane) in sums.iter_mut().zip(lanes) {
+                *sum += lane * weight;
             }
         }
-        for channel in 0..CHANNELS {
-            target[channel] = to_byte(sums[channel]);
+        let bytes = sums.map(to_byte);
+        for (target, pixel) in targets.chunks_exact_mut(stride).zip(bytes.chunks_exact(CHANNELS)) {
+            target[column * CHANNELS..(column + 1) * CHANNELS].copy_from_slice(pixel);
         }
     }
 }
