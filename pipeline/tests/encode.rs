@@ -212,7 +212,7 @@ fn another_run_in_the_folder_is_refused() {
         change(&mut changed);
         error(&changed)
     };
-    assert!(with(|options| options.mirror = false).contains("settings"));
+    assert!(with(|options| options.mirror = false).contains("codec.settings.mirror was true"));
     assert!(with(|options| options.dtype = Dtype::F16).contains("codec.dtype"));
     assert!(with(|options| options.codec = CodecChoice::Identity).contains("codec.latent_shape"));
     let channels = PcaOptions {

@@ -85,3 +85,12 @@ fn damaged_files_are_errors_and_not_grey_areas() {
     }
     assert!(found > 0, "no truncated.jpg in {}", golden_dir().display());
 }
+
+#[test]
+fn sixteen_bit_pngs_keep_their_high_byte() {
+    let picture = image::ImageBuffer::from_fn(2, 1, |x, _| image::Rgb([0x1234_u16, 0xFEFF, 0x0100 * x as u16]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    let pixels = decode(bytes.get_ref(), &DecodeOptions::default()).unwrap().pixels;
+    assert_eq!(pixels.data(), [0x12, 0xFE, 0, 0x12, 0xFE, 1]);
+}

@@ -90,9 +90,37 @@ fn class_folders_are_numbered_by_name() {
         ("n02/b", 1, 1),
     ]);
     assert_eq!(summary(&sources), found);
+    let ignored = |sources: &Sources| -> Vec<(String, &str)> {
+        sources
+            .ignored()
+            .iter()
+            .map(|file| (file.name.clone(), file.reason))
+            .collect()
+    };
+    let no_picture = "its name does not end in .jpg, .jpeg, .png or .webp";
+    assert_eq!(ignored(&sources), [("n01/notes.txt".to_owned(), no_picture)]);
+    write(root, "stray.png", &png(9));
+    let beside = (
+        "stray.png".to_owned(),
+        "it lies beside the class folders, in none of them",
+    );
+    assert_eq!(ignored(&open(root)), [beside, ("n01/notes.txt".to_owned(), no_picture)]);
     let before = sources.fingerprint();
     write(root, "n01/z.png", &png(5));
     assert_ne!(open(root).fingerprint(), before);
+}
+
+#[test]
+fn classes_that_may_be_one_folder_further_down_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "train/n01/a.png", &png(1));
+    write(folder.path(), "val/n01/b.png", &png(2));
+    let sources = open(folder.path());
+    assert_eq!(class_names(&sources), ["train", "val"]);
+    assert_eq!(sources.nested_classes(), Some("train/n01"));
+    write(folder.path(), "val/c.png", &png(3));
+    assert_eq!(open(folder.path()).nested_classes(), None);
+    assert_eq!(open(&folder.path().join("train")).nested_classes(), None);
 }
 
 #[test]
@@ -258,7 +286,7 @@ fn what_holds_no_pictures_is_refused() {
     let tar = tar_of(&[("a.png", png(1)), ("b.png", png(2))]);
     let cut = write(root, "cut.tar", &tar[..tar.len() - 1600]);
     assert!(
-        error(&cut, &options).contains("expected a whole, uncompressed tar"),
+        error(&cut, &options).contains("a whole uncompressed tar"),
         "{}",
         error(&cut, &options)
     );

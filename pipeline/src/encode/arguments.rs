@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use deepflow_datasets::{Compression, Dtype};
 use deepflow_preprocess::codec::{AutoencoderKlCodec, PcaOptions};
@@ -11,11 +12,19 @@ use deepflow_preprocess::sources::SourceOptions;
 
 use super::{dry_run, encode, CodecChoice, EncodeOptions, PcaSource, SKIPPED_FILE};
 use crate::cli::{Stage, UsageError};
-use crate::config::{CodecConfig, CodecKind, Config, ConfigArgs};
+use crate::config::{long_help, CodecConfig, CodecKind, Config, ConfigArgs};
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::progress::duration;
 use crate::share::ShareArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  deepflow encode --pictures photographs --out latents --set codec.size=64 --dry-run
+  deepflow encode --pictures ILSVRC2012_img_train.tar --out imagenet-256 --set codec.kind=autoencoder-kl \
+                  --set codec.weights=sd-vae-ft-ema --set output.half=true
+  deepflow encode --pictures ILSVRC2012_img_val.tar --labels validation-labels.txt --out validation
+  deepflow encode --pictures t10k-images-idx3-ubyte.gz --grey --fit pad --out clothes --set codec.size=32";
 
 /// Turn pictures into shards of latents
 ///
@@ -26,7 +35,7 @@ use crate::share::ShareArgs;
 /// the same bytes as if it had not been; several processes share the work with --shard-range, with --rank and --world, or
 /// their launcher's variables.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  deepflow encode --pictures train --out latents --set codec.size=256 --dry-run")]
+#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["codec", "output"]))]
 pub struct EncodeArgs {
     /// Folder, tar or IDX file of pictures
     #[arg(long, value_name = "PATH")]
@@ -45,7 +54,7 @@ pub struct EncodeArgs {
     #[arg(long, value_name = "FILE", help_heading = "Pictures")]
     class_names: Option<PathBuf>,
     /// Only the first N pictures, in the order in which they are encoded
-    #[arg(long, value_name = "N", help_heading = "Pictures")]
+    #[arg(long, value_name = "N", value_parser = at_least_one(), help_heading = "Pictures")]
     limit: Option<usize>,
     /// Seed of the order in which pictures go into shards
     #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Pictures")]
@@ -66,7 +75,7 @@ pub struct EncodeArgs {
     #[arg(long, help_heading = "Pictures")]
     keep_pictures: bool,
     /// Threads that read and crop [default: one a core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
     threads: Option<usize>,
     #[command(flatten)]
     share: ShareArgs,
@@ -111,13 +120,14 @@ impl Stage for EncodeArgs {
             report.shards_found,
             report.shards
         );
-        if report.skipped + report.repaired > 0 {
+        if report.skipped + report.repaired + report.ignored > 0 {
             let list = out.join(SKIPPED_FILE);
             println!(
-                "{}: {} pictures skipped, {} repaired",
+                "{}: {} pictures skipped, {} repaired, {} other files ignored",
                 list.display(),
                 report.skipped,
-                report.repaired
+                report.repaired,
+                report.ignored
             );
         }
         Ok(())
@@ -211,6 +221,9 @@ fn report_dry_run(options: &EncodeOptions, json: bool) -> anyhow::Result<()> {
     if let Some(reason) = plan.first_reason {
         println!("unusable: {reason}");
     }
+    if let Some(reason) = plan.first_ignored {
+        println!("{} other files would not be read; the first: {reason}", plan.ignored);
+    }
     println!(
         "latents {:?}: about {} and {:.1} MiB in {} shards before compression",
         plan.latent_shape,
@@ -219,6 +232,10 @@ fn report_dry_run(options: &EncodeOptions, json: bool) -> anyhow::Result<()> {
         plan.shards
     );
     Ok(())
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 fn background(text: &str) -> Result<[u8; 3], UsageError> {

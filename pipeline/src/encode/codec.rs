@@ -13,6 +13,11 @@ use super::{load, make_out, EncodeOptions};
 /// The file beside `index.json` that holds a codec small enough to travel with its latents.
 pub const CODEC_FILE: &str = "codec.safetensors";
 
+/// The pictures that a codec is fitted to are in memory together: at most so many bytes of them, but never fewer than
+/// [`FEWEST_FITTED`].
+const FIT_BYTES: usize = 512 << 20;
+const FEWEST_FITTED: usize = 16;
+
 /// What turns pictures into latents.
 pub enum CodecChoice {
     /// Pixels as they are.
@@ -112,7 +117,11 @@ fn open_pca(
 /// `count` pictures evenly spaced over the sources, without those that cannot be used.
 fn sample(options: &EncodeOptions, sources: &Sources, count: usize) -> anyhow::Result<Vec<Pixels>> {
     let entries = sources.entries();
-    let count = count.min(entries.len());
+    let picture_bytes = options.size * options.size * options.decode.colour.channels();
+    let count = count
+        .min(FIT_BYTES / picture_bytes)
+        .max(FEWEST_FITTED)
+        .min(entries.len());
     let loaded: Vec<_> = (0..count)
         .into_par_iter()
         .map(|index| load(options, sources, &entries[index * entries.len() / count]).map(|picture| picture.pixels))

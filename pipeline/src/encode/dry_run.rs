@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::load::load;
-use super::{codec, open_sources, threads, EncodeOptions};
+use super::{codec, open_sources, threads, EncodeOptions, Incident};
 
 /// Pictures that are measured.
 const MEASURED: usize = 16;
@@ -34,6 +34,10 @@ pub struct DryRun {
     pub unusable: usize,
     /// Why, for the first of them.
     pub first_reason: Option<String>,
+    /// Files among the pictures that are none.
+    pub ignored: usize,
+    /// The first of them, and why it is not read.
+    pub first_ignored: Option<String>,
     /// Seconds to read and crop a picture on one thread.
     pub load_s: f64,
     /// Seconds of the codec for a picture.
@@ -87,6 +91,7 @@ pub fn dry_run(options: &EncodeOptions) -> anyhow::Result<DryRun> {
     let arrays = if options.mirror { 2 } else { 1 };
     let sample = arrays * padded(moments) + 2 * padded(1) + png_bytes / pixels.len() as u64;
     let usable = pixels.len() as f64 / measured as f64;
+    let first_ignored = Incident::ignored(&sources).next().map(|file| file.to_string());
     Ok(DryRun {
         pictures: entries.len(),
         classes: sources.classes().len(),
@@ -96,6 +101,8 @@ pub fn dry_run(options: &EncodeOptions) -> anyhow::Result<DryRun> {
         measured,
         unusable: measured - pixels.len(),
         first_reason,
+        ignored: sources.ignored().len(),
+        first_ignored,
         load_s,
         codec_s,
         seconds: entries.len() as f64 * codec_s.max(load_s / threads(options) as f64),

@@ -23,6 +23,7 @@ use deepflow_preprocess::sources::{SourceOptions, Sources};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::files::refuse_foreign_shards;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::share::Share;
@@ -88,6 +89,8 @@ pub struct EncodeReport {
     pub skipped: usize,
     /// Damaged files that could be decoded without loss, counted like `skipped`.
     pub repaired: usize,
+    /// Files among the pictures that are none, and were not looked at.
+    pub ignored: usize,
     /// Whether all shards are there, written by this process and the others, and the index over them.
     pub complete: bool,
     /// Where the time went.
@@ -101,8 +104,12 @@ pub struct EncodeReport {
 /// cannot be written, or the work was interrupted ([`crate::interrupt::Interrupted`]).
 pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<EncodeReport> {
     let sources = open_sources(options)?;
+    if let Some(first) = Incident::ignored(&sources).next() {
+        tracing::warn!("{} files are not read; the first: {first}", sources.ignored().len());
+    }
     let shards = sources.entries().len().div_ceil(options.shard_samples);
     let mine = options.share.of(shards, &options.pictures.display().to_string())?;
+    refuse_foreign_shards(&options.out, &options.name)?;
     let codec = codec::open(options, &sources, Some(&options.out))?;
     let writer = DatasetWriter::create(&options.out, plan(options, &sources, codec.as_ref()))?;
 
@@ -130,6 +137,7 @@ pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<
         shards,
         skipped: count(true),
         repaired: count(false),
+        ignored: sources.ignored().len(),
         complete: false,
         time,
     };
@@ -147,7 +155,8 @@ pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<
         Err(error) => return Err(error.into()),
     };
     if report.complete {
-        skipped::write_list(&options.out, &incidents)?;
+        let all: Vec<Incident> = Incident::ignored(&sources).chain(incidents).collect();
+        skipped::write_list(&options.out, &all)?;
     }
     Ok(report)
 }
@@ -155,6 +164,15 @@ pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<
 /// The pictures in the order in which they are encoded.
 fn open_sources(options: &EncodeOptions) -> anyhow::Result<Sources> {
     let mut sources = Sources::open(&options.pictures, &options.source_options)?;
+    if let Some(inner) = sources.nested_classes() {
+        let folder = options.pictures.join(inner);
+        let classes = sources.classes().len();
+        tracing::warn!(
+            "all pictures lie in folders inside the {classes} class folders, such as {}; if those are the classes, give the \
+             folder above them",
+            folder.display()
+        );
+    }
     if let Some(seed) = options.shuffle {
         let draw = |index: &usize| Stream::new(seed, Purpose::Order, 0, *index as u64).word64(0);
         let mut order: Vec<usize> = (0..sources.entries().len()).collect();

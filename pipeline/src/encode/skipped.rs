@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use deepflow_preprocess::sources::Sources;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{make_folder, write_atomically};
@@ -27,6 +28,13 @@ pub enum Incident {
         /// Why.
         reason: String,
     },
+    /// Not looked at: nothing says that it is a picture of the data set.
+    Ignored {
+        /// Where it is.
+        source: String,
+        /// Why.
+        reason: String,
+    },
     /// Used: the damage does not touch the picture.
     Repaired {
         /// The key of its sample.
@@ -40,6 +48,14 @@ impl Incident {
     pub(super) fn is_skipped(&self) -> bool {
         matches!(self, Self::Skipped { .. })
     }
+
+    /// What the listing of the sources passed over.
+    pub(super) fn ignored(sources: &Sources) -> impl Iterator<Item = Self> + '_ {
+        sources.ignored().iter().map(|file| Self::Ignored {
+            source: file.name.clone(),
+            reason: file.reason.to_owned(),
+        })
+    }
 }
 
 impl fmt::Display for Incident {
@@ -47,7 +63,7 @@ impl fmt::Display for Incident {
         match self {
             // The system's errors name the file themselves.
             Self::Skipped { source, reason, .. } if reason.contains(source.as_str()) => write!(f, "{reason}"),
-            Self::Skipped { source, reason, .. } => write!(f, "{source}: {reason}"),
+            Self::Skipped { source, reason, .. } | Self::Ignored { source, reason } => write!(f, "{source}: {reason}"),
             Self::Repaired { source, .. } => write!(f, "{source}: stray bytes between JPEG segments"),
         }
     }

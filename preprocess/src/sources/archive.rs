@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::{is_hidden, is_picture, webdataset, Archive, Label, Listed, Listing, Place, SourceError};
+use super::{is_hidden, is_picture, webdataset, Archive, Ignored, Label, Listed, Listing, Place, SourceError};
 
 /// A regular file in a tar: its name and the bytes it occupies in the outermost file.
 pub(super) struct Member {
@@ -48,6 +48,11 @@ pub(super) fn append(path: &Path, listing: &mut Listing) -> Result<(), SourceErr
                     name: member.name,
                     class,
                 });
+            } else {
+                listing.ignored.push(Ignored {
+                    name: member.name,
+                    reason: Ignored::NO_PICTURE,
+                });
             }
         }
         one_folder_is_no_class(&mut listing.pictures);
@@ -83,6 +88,11 @@ fn append_class_tar(
                 class: Label::Folder(class.clone()),
                 place,
             });
+        } else {
+            listing.ignored.push(Ignored {
+                name: format!("{}/{}", tar.name, member.name),
+                reason: Ignored::NO_PICTURE,
+            });
         }
     }
     listing.folders.push(class);
@@ -102,7 +112,7 @@ fn members(path: &Path, file: &File, start: u64, length: u64) -> Result<Vec<Memb
     let invalid = |error: io::Error| SourceError::Format {
         path: path.to_owned(),
         found: format!("invalid tar: {error}"),
-        expected: "a whole, uncompressed tar".into(),
+        expected: "a folder of pictures, a whole uncompressed tar, or an IDX file".into(),
     };
     let mut archive = tar::Archive::new(Window {
         file,

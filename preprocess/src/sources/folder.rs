@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{archive, idx, is_hidden, is_picture, Label, Listed, Listing, Place, SourceError};
+use super::{archive, idx, is_hidden, is_picture, Ignored, Label, Listed, Listing, Place, SourceError};
 
 /// Lists a folder. What lies directly in it decides: tars are shards of pictures, folders are classes (searched to any
 /// depth), else the pictures themselves count.
 pub(super) fn list(path: &Path) -> Result<Listing, SourceError> {
-    let (mut folders, mut tars, mut images) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut folders, mut tars, mut images, mut others) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for entry in std::fs::read_dir(path).map_err(SourceError::io(path, "list"))? {
         let entry = entry.map_err(SourceError::io(path, "list"))?;
         let (name, child) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
@@ -22,8 +22,11 @@ pub(super) fn list(path: &Path) -> Result<Listing, SourceError> {
             tars.push(child);
         } else if idx::is_idx(&child) {
             images.push(child);
+        } else {
+            others.push(name);
         }
     }
+    others.sort();
     [&mut folders, &mut tars, &mut images]
         .into_iter()
         .for_each(|paths| paths.sort());
@@ -39,12 +42,26 @@ pub(super) fn list(path: &Path) -> Result<Listing, SourceError> {
             });
         }
         ([], [_, ..], _) => {
+            let pictures = others.into_iter().filter(|name| is_picture(name));
+            listing.ignored.extend(pictures.map(|name| Ignored {
+                name,
+                reason: Ignored::NO_SHARD,
+            }));
             for tar in &tars {
                 archive::append(tar, &mut listing)?;
             }
         }
         ([], ..) => append(path, path, &Label::None, &mut listing)?,
         _ => {
+            let stray = |name: String| Ignored {
+                reason: if is_picture(&name) {
+                    Ignored::NO_CLASS
+                } else {
+                    Ignored::NO_PICTURE
+                },
+                name,
+            };
+            listing.ignored.extend(others.into_iter().map(stray));
             for folder in &folders {
                 let class = name_of(folder);
                 append(path, folder, &Label::Folder(class.clone()), &mut listing)?;
@@ -72,7 +89,14 @@ fn append(root: &Path, folder: &Path, class: &Label, listing: &mut Listing) -> R
             .unwrap_or(path)
             .to_string_lossy()
             .replace('\\', "/");
-        if !entry.file_type().is_file() || is_hidden(&relative) || !is_picture(&relative) {
+        if !entry.file_type().is_file() || is_hidden(&relative) {
+            continue;
+        }
+        if !is_picture(&relative) {
+            listing.ignored.push(Ignored {
+                name: relative,
+                reason: Ignored::NO_PICTURE,
+            });
             continue;
         }
         let bytes = entry.metadata().map(|metadata| metadata.len()).unwrap_or(0);

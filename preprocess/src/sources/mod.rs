@@ -71,9 +71,26 @@ pub struct SourceOptions {
     pub class_names: Option<PathBuf>,
 }
 
+/// A file that is not read, because nothing says that it is a picture of the data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// Where it is: a path inside the source.
+    pub name: String,
+    /// Why it is not read.
+    pub reason: &'static str,
+}
+
+impl Ignored {
+    const NO_PICTURE: &'static str = "its name does not end in .jpg, .jpeg, .png or .webp";
+    const NO_CLASS: &'static str = "it lies beside the class folders, in none of them";
+    const NO_SHARD: &'static str = "it lies beside tars, in none of them";
+    const SECOND: &'static str = "its sample has another picture before it";
+}
+
 /// Every picture of a data set, in order.
 pub struct Sources {
     entries: Vec<Entry>,
+    ignored: Vec<Ignored>,
     classes: Vec<Class>,
     archives: Vec<Archive>,
     idx: Vec<IdxPictures>,
@@ -88,6 +105,7 @@ struct Archive {
 #[derive(Default)]
 struct Listing {
     pictures: Vec<Listed>,
+    ignored: Vec<Ignored>,
     archives: Vec<Archive>,
     idx: Vec<IdxPictures>,
     /// Class folders in order, where the source has such; they count even if nothing is in them.
@@ -145,6 +163,7 @@ impl Sources {
             .collect();
         Ok(Self {
             entries,
+            ignored: listing.ignored,
             classes,
             archives: listing.archives,
             idx: listing.idx,
@@ -155,6 +174,25 @@ impl Sources {
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// The files that lie among the pictures and are none, hidden ones left out.
+    #[must_use]
+    pub fn ignored(&self) -> &[Ignored] {
+        &self.ignored
+    }
+
+    /// An example of a folder inside a class folder, when no class folder holds a picture itself: then the classes may be
+    /// one level further down than the folder that was opened.
+    #[must_use]
+    pub fn nested_classes(&self) -> Option<&str> {
+        let inner = |entry: &Entry| match entry.place {
+            Place::File { .. } => entry.key.matches('/').count() > 1,
+            _ => false,
+        };
+        let first = &self.entries.first()?.key;
+        let folder = first.rsplit_once('/').map(|(folder, _)| folder);
+        folder.filter(|_| self.entries.iter().all(inner))
     }
 
     /// The classes by index: sorted folder names, or the numbers found.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::archive::{read_range, Member};
-use super::{is_picture, Label, Listed, Listing, Place, SourceError};
+use super::{is_picture, Ignored, Label, Listed, Listing, Place, SourceError};
 
 /// The fields of `KEY.json` that hold a class, the first of them that is there.
 const CLASS_FIELDS: [&str; 4] = ["cls", "label", "class", "class_index"];
@@ -61,6 +61,11 @@ pub(super) fn append(
                 name: member.name.clone(),
                 class,
                 place: place(member),
+            });
+        } else {
+            listing.ignored.push(Ignored {
+                name: member.name.clone(),
+                reason: Ignored::SECOND,
             });
         }
         last = Some(key);
