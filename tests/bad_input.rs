@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 
-use support::{files, program, stderr, Workshop};
+use support::{files, stderr, Workshop};
 
 #[test]
 fn an_empty_folder() {
@@ -72,22 +72,59 @@ fn broken_pictures_are_left_out_and_listed() {
     }
     let good = fs::read(folder.join("cat/good.png")).unwrap();
     fs::write(folder.join("cat/truncated.png"), &good[..good.len() / 2]).unwrap();
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 0x10;
+    fs::write(folder.join("cat/flipped.png"), flipped).unwrap();
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../preprocess/tests/fixtures/crop");
+    fs::copy(format!("{fixtures}/truncated.jpg"), folder.join("dog/truncated.jpg")).unwrap();
+    fs::write(folder.join("dog/animation.gif"), b"GIF89a").unwrap();
     fs::write(folder.join("dog/corrupt.jpg"), b"\xff\xd8\xff\xe0 this is no picture").unwrap();
     fs::write(folder.join("dog/empty.png"), b"").unwrap();
     workshop.done("encode", "--pictures @pictures --out @latents --set output.name=pets");
     let skipped = fs::read_to_string(workshop.path("latents/skipped.jsonl")).unwrap();
-    for name in ["truncated.png", "corrupt.jpg", "empty.png"] {
-        assert!(skipped.contains(name), "{name} is not in {skipped}");
+    for name in [
+        "truncated.png",
+        "flipped.png",
+        "truncated.jpg",
+        "corrupt.jpg",
+        "empty.png",
+        "animation.gif",
+    ] {
+        let lines = skipped.lines().filter(|line| line.contains(name));
+        let reasons: Vec<&str> = lines.filter(|line| line.contains("\"reason\":\"")).collect();
+        assert_eq!(reasons.len(), 1, "{name} in {skipped}");
     }
-    assert_eq!(skipped.lines().count(), 3);
+    assert_eq!(skipped.lines().count(), 6);
 }
 
 #[test]
 fn no_pictures_and_classes_without_pictures() {
     let workshop = Workshop::new();
-    fs::create_dir_all(workshop.path("pictures/cat")).unwrap();
-    workshop.refused("encode", "--pictures @pictures --out @latents", 1);
-    assert!(!workshop.path("latents/index.json").exists());
+    let folder = workshop.path("pictures");
+    fs::create_dir_all(folder.join("cat")).unwrap();
+    let line = workshop.refused("encode", "--pictures @pictures --out @latents", 1);
+    assert!(
+        line.starts_with("error: pictures: no pictures found; expected JPEG"),
+        "{line}"
+    );
+
+    image::RgbImage::new(16, 12).save(folder.join("cat/black.png")).unwrap();
+    fs::create_dir(folder.join("dog")).unwrap();
+    let line = workshop.refused("encode", "--pictures @pictures --out @latents", 1);
+    assert!(
+        line.starts_with("error: pictures: class folder \"dog\" has no pictures"),
+        "{line}"
+    );
+    assert!(!workshop.path("latents").exists());
+}
+
+#[test]
+fn zero_classes() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    let line = workshop.refused("train", "--data @latents --out @run --set model.classes=0", 2);
+    assert_eq!(line, "error: --set: `model.classes` is 0: must be at least 1");
+    assert!(!workshop.path("run").exists());
 }
 
 #[test]
@@ -116,6 +153,22 @@ fn shards_of_another_codec_or_size() {
         "{line}"
     );
     assert!(!workshop.path("run").exists());
+
+    // Of the same shape, but of another codec: neither a run nor a codec's weights may be mixed up with them.
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    let patches = "--set codec.kind=pca --set codec.patch=1 --set codec.channels=1";
+    workshop.done(
+        "encode",
+        &format!("--pictures @t10k-images-idx3-ubyte --grey --out @patches {patches}"),
+    );
+    let line = workshop.refused("train", "--data @patches --out @run --steps 14", 1);
+    assert_eq!(
+        line,
+        "error: run: holds another run: its shards are of another codec than these"
+    );
+    fs::remove_file(workshop.path("patches/codec.safetensors")).unwrap();
+    let line = workshop.refused("decode", "--shards @patches --out @pictures", 1);
+    assert!(line.contains("patches") && line.contains("codec"), "{line}");
 }
 
 #[test]
@@ -136,11 +189,53 @@ fn an_output_folder_with_another_run() {
     workshop.done("sample", "--checkpoint @run --out @samples --per-class 2");
     let line = workshop.refused("sample", "--checkpoint @run --out @samples --per-class 2 --seed 1", 1);
     assert!(line.contains("samples"), "{line}");
+    assert!(
+        line.contains("codec.settings.generator.settings.seed was 0 when these shards were begun, now it is 1"),
+        "{line}"
+    );
     workshop.refused(
         "encode",
         "--pictures @t10k-images-idx3-ubyte --grey --out @latents --set codec.size=4",
         1,
     );
+}
+
+#[test]
+fn an_output_folder_with_the_files_of_others() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    fs::create_dir(workshop.path("holiday")).unwrap();
+    fs::write(workshop.path("holiday/beach.jpg"), "sand").unwrap();
+    for (stage, arguments) in [
+        ("encode", "--pictures @t10k-images-idx3-ubyte --grey"),
+        ("train", "--data @latents"),
+        ("sample", "--checkpoint @run"),
+        ("decode", "--shards @latents"),
+    ] {
+        let line = workshop.refused(stage, &format!("{arguments} --out @holiday"), 1);
+        assert!(line.starts_with("error: holiday: holds "), "{line}");
+    }
+    assert_eq!(fs::read_dir(workshop.path("holiday")).unwrap().count(), 1);
+    // A file where a folder is expected.
+    for (stage, arguments) in [
+        ("encode", "--pictures @t10k-images-idx3-ubyte --grey"),
+        ("train", "--data @latents"),
+        ("sample", "--checkpoint @run"),
+        ("decode", "--shards @latents"),
+    ] {
+        let line = workshop.refused(stage, &format!("{arguments} --out @tiny.toml"), 1);
+        assert!(line.contains("tiny.toml"), "{line}");
+    }
+}
+
+#[test]
+fn a_start_that_came_to_nothing_may_be_mended() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    let line = workshop.refused("train", "--data @latents --out @run --set train.start_from=nowhere", 1);
+    assert!(line.contains("nowhere"), "{line}");
+    workshop.done("train", "--data @latents --out @run --steps 7");
 }
 
 /// Files may not grow beyond `kib`: every larger write fails as on a full disk.
@@ -182,27 +277,4 @@ fn no_space_left() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(!workshop.path("other/index.json").exists());
     workshop.done("encode", "--pictures @t10k-images-idx3-ubyte --grey --out @other");
-}
-
-#[test]
-fn every_command_explains_itself() {
-    for stage in ["encode", "train", "sample", "decode"] {
-        let own = program(&format!("deepflow-{stage}")).arg("--help").output().unwrap();
-        let text = String::from_utf8(own.stdout).unwrap();
-        assert!(own.status.success());
-        assert!(
-            text.contains("Example") && text.contains("--set <SECTION.KEY=VALUE>"),
-            "{text}"
-        );
-        let shared = program("deepflow").args([stage, "--help"]).output().unwrap();
-        let shared = String::from_utf8(shared.stdout).unwrap();
-        // One definition serves both; only the program's name differs, and the version's flag.
-        let body = |text: &str| {
-            text.lines()
-                .filter(|line| !line.starts_with("Usage"))
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(body(&shared)[0], body(&text)[0]);
-    }
 }

@@ -4,6 +4,7 @@ use crate::shard_writer::{table_path, ShardWriter};
 use crate::{files, hash, Class, Codec, Compression, Error, Index, OffsetTable, Result, ShardRecord, INDEX_FILE};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -197,34 +198,47 @@ impl DatasetWriter {
 
     fn compare(&self, earlier: &DatasetPlan, path: &Path) -> Result<()> {
         let (found, expected) = (fields(earlier), fields(&self.plan));
-        let differing = expected
-            .iter()
-            .find(|(field, value)| found.iter().find(|f| f.0 == *field).map(|f| &f.1) != Some(value));
-        match differing {
-            None if *earlier == self.plan => Ok(()),
-            other => {
-                let (field, value) = other.cloned().unwrap_or(("settings".to_owned(), Value::Null));
-                let found = found.into_iter().find(|f| f.0 == field).map_or(Value::Null, |f| f.1);
-                Err(Error::OtherRun {
-                    path: path.display().to_string(),
-                    field,
-                    found: found.to_string(),
-                    expected: value.to_string(),
-                })
-            }
+        let names = found.keys().chain(expected.keys());
+        match names.into_iter().find(|name| found.get(*name) != expected.get(*name)) {
+            None => Ok(()),
+            Some(field) => Err(Error::OtherRun {
+                path: path.display().to_string(),
+                field: field.clone(),
+                found: shown(found.get(field)),
+                expected: shown(expected.get(field)),
+            }),
         }
     }
 }
 
-/// The settings of a plan by name, those of the codec one by one.
-fn fields(plan: &DatasetPlan) -> Vec<(String, Value)> {
-    let Ok(Value::Object(mut plan)) = serde_json::to_value(plan) else {
-        return Vec::new();
-    };
-    let codec = plan.remove("codec");
-    let mut fields: Vec<_> = plan.into_iter().collect();
-    if let Some(Value::Object(codec)) = codec {
-        fields.extend(codec.into_iter().map(|(key, value)| (format!("codec.{key}"), value)));
+/// The settings of a plan by their dotted names.
+fn fields(plan: &DatasetPlan) -> BTreeMap<String, Value> {
+    fn flatten(name: String, value: Value, fields: &mut BTreeMap<String, Value>) {
+        match value {
+            Value::Object(inner) => {
+                for (key, value) in inner {
+                    let name = if name.is_empty() { key } else { format!("{name}.{key}") };
+                    flatten(name, value, fields);
+                }
+            }
+            value => drop(fields.insert(name, value)),
+        }
     }
+    let mut fields = BTreeMap::new();
+    flatten(
+        String::new(),
+        serde_json::to_value(plan).unwrap_or_default(),
+        &mut fields,
+    );
     fields
+}
+
+/// A value that is short enough for a message.
+fn shown(value: Option<&Value>) -> String {
+    const MOST: usize = 80;
+    let text = value.map_or_else(|| "absent".to_owned(), ToString::to_string);
+    if text.chars().count() <= MOST {
+        return text;
+    }
+    text.chars().take(MOST).chain("…".chars()).collect()
 }

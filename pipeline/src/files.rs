@@ -4,8 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{bail, Context};
+use deepflow_datasets::INDEX_FILE;
 use sha2::{Digest, Sha256};
+
+use crate::config::Config;
+use crate::encode::{CODEC_FILE, SKIPPED_FILE};
 
 /// Writes beside `path`, syncs, and renames: a reader sees the old content or the new, never a part. Several processes may
 /// write the same file at the same time: each has a temporary name of its own, and the last one's content stays.
@@ -100,4 +104,69 @@ impl Write for HashWriter {
 /// What the system says, with the path.
 pub fn make_folder(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| path.display().to_string())
+}
+
+/// Refuses a folder with files of others, so that nothing lands among them: hidden ones may be there, and those whose names
+/// are `ours`. A folder that does not exist yet is fine.
+///
+/// # Errors
+/// Names the first file of others.
+pub fn refuse_foreign_files(folder: &Path, ours: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| folder.display().to_string())?,
+    };
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let mut names = names
+        .collect::<io::Result<Vec<_>>>()
+        .with_context(|| folder.display().to_string())?;
+    names.sort();
+    match names.iter().find(|name| !name.starts_with('.') && !ours(name)) {
+        None => Ok(()),
+        Some(name) => bail!(
+            "{}: holds another run or other files (`{name}`); expected a new or empty folder, or this run's",
+            folder.display()
+        ),
+    }
+}
+
+/// As [`refuse_foreign_files`], for a folder of shards called `name`. A folder with an index is left to its own check, which
+/// says in what the runs differ.
+///
+/// # Errors
+/// Names the first file of others.
+pub fn refuse_foreign_shards(folder: &Path, name: &str) -> anyhow::Result<()> {
+    if folder.join(INDEX_FILE).exists() {
+        return Ok(());
+    }
+    let shard = format!("{name}-");
+    let beside = [Config::FILE_NAME, CODEC_FILE, SKIPPED_FILE];
+    refuse_foreign_files(folder, |file| file.starts_with(&shard) || beside.contains(&file))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn folders_of_others_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = || refuse_foreign_shards(folder.path(), "latents").map_err(|error| error.to_string());
+        refuse_foreign_shards(&folder.path().join("new"), "latents").unwrap();
+        for name in [
+            "latents-000000.tar",
+            CODEC_FILE,
+            ".latents.plan.json",
+            ".latents-000001.tar.partial",
+        ] {
+            fs::write(folder.path().join(name), "").unwrap();
+            refused().unwrap();
+        }
+        fs::write(folder.path().join("holiday.jpg"), "").unwrap();
+        let error = refused().unwrap_err();
+        assert!(error.contains("other files (`holiday.jpg`)"), "{error}");
+        fs::write(folder.path().join(INDEX_FILE), "").unwrap();
+        refused().unwrap();
+    }
 }

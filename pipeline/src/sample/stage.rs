@@ -17,9 +17,9 @@ use super::classes::{class_of, ClassChoice};
 use super::settings::sampler_settings;
 use super::source::Source;
 use crate::cli::Stage;
-use crate::config::ConfigArgs;
+use crate::config::{long_help, ConfigArgs};
 use crate::device::DeviceArgs;
-use crate::files::{sha256, write_atomically};
+use crate::files::{refuse_foreign_shards, sha256, write_atomically};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::on_device;
 use crate::progress::Progress;
@@ -29,6 +29,12 @@ use crate::train::{shift_factor, CODEC_FILE};
 /// The codec's setting that holds what generated the latents.
 pub const GENERATOR: &str = "generator";
 
+const EXAMPLES: &str = "\
+Examples:
+  deepflow sample --checkpoint runs/first --out generated --per-class 10
+  deepflow sample --checkpoint runs/first/checkpoints/step-0005000 --out cats --classes 281,282 --per-class 50 \
+                  --set sample.sampler=heun --set sample.steps=50 --set sample.guidance=2";
+
 /// Generate latents from a trained network
 ///
 /// Writes WebDataset shards of latents, which decode turns into pictures. Sample i is a function of the seed, i and the
@@ -36,11 +42,7 @@ pub const GENERATOR: &str = "generator";
 /// command runs again; several processes share the work with --shard-range, with --rank and --world, or their launcher's
 /// variables.
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Examples:\n  deepflow-sample --checkpoint runs/first --out generated --per-class 10\n  \
-                        deepflow-sample --checkpoint runs/first/checkpoints/step-0005000 --out cats --classes 281,282 \
-                        --per-class 50 --set sample.sampler=heun --set sample.steps=50 --set sample.guidance=2"
-)]
+#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["sample", "output"]))]
 pub struct SampleArgs {
     /// A run (its newest checkpoint), a checkpoint of a run, or a safetensors file with a configuration in it
     #[arg(long, value_name = "PATH")]
@@ -55,7 +57,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     per_class: u64,
     /// Seed of the samples (sample.seed)
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     #[command(flatten)]
     config: ConfigArgs,
@@ -105,6 +107,7 @@ impl Job {
             "settings": deciding_settings(config)?,
         });
         codec.settings.insert(GENERATOR.to_owned(), generator);
+        refuse_foreign_shards(out, &config.output.name)?;
         let writer = DatasetWriter::create(
             out,
             DatasetPlan {

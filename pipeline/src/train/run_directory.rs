@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
 
+use super::data::DataRecord;
+use super::stage::CODEC_FILE;
 use crate::config::{Config, Schedule};
 use crate::files::{make_folder, write_atomically};
 
@@ -46,9 +48,12 @@ impl RunDirectory {
         make_folder(root)?;
         let saved = root.join(Config::FILE_NAME);
         // Every stage leaves a configuration in its folder; only a run of training has checkpoints beside it.
-        if saved.exists() && root.join("checkpoints").is_dir() {
+        let begun = saved.exists() && root.join("checkpoints").is_dir();
+        // A run that has saved nothing yet may still become another.
+        let started = begun && !checkpoints(root)?.is_empty();
+        if started {
             refuse_another_run(root, config, &Config::read(&saved)?)?;
-        } else {
+        } else if !begun {
             refuse_foreign_files(root)?;
         }
         let lock = lock(&root.join(".lock"))?;
@@ -56,10 +61,27 @@ impl RunDirectory {
             root: root.to_owned(),
             _lock: lock,
         };
+        if !started {
+            run.forget_the_data()?;
+        }
         make_folder(&run.checkpoints_folder())?;
         make_folder(&run.samples_folder())?;
         config.save(root)?;
         Ok(run)
+    }
+
+    /// Removes what a start that came to nothing recorded of its data.
+    fn forget_the_data(&self) -> anyhow::Result<()> {
+        for name in [DataRecord::FILE_NAME, CODEC_FILE] {
+            let path = self.root.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| path.display().to_string());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The folder itself.
@@ -257,6 +279,13 @@ mod tests {
         let first = RunDirectory::open(&root, &config).unwrap();
         let error = RunDirectory::open(&root, &config).unwrap_err().to_string();
         assert!(error.ends_with("another process works on this run"), "{error}");
+        // Nothing was saved yet: a slip in the configuration may be mended.
+        drop(first);
+        let mut mended = config.clone();
+        mended.train.batch = 8;
+        RunDirectory::open(&root, &mended).unwrap();
+        let first = RunDirectory::open(&root, &config).unwrap();
+        fs::create_dir(first.checkpoint(1)).unwrap();
         drop(first);
 
         let mut longer = config.clone();

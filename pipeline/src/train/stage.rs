@@ -17,11 +17,17 @@ use super::run_directory::{find_checkpoint, RunDirectory};
 use super::session::Session;
 use super::settings::{loss_settings, optimizer_settings};
 use crate::cli::Stage;
-use crate::config::{Config, ConfigArgs};
+use crate::config::{long_help, Config, ConfigArgs};
 use crate::device::DeviceArgs;
 use crate::interrupt::Interrupt;
 use crate::on_device;
 use crate::rank::Rank;
+
+const EXAMPLES: &str = "\
+Examples:
+  deepflow train --config configs/laptop.toml --data latents --out runs/first
+  deepflow train --config configs/laptop.toml --data latents --out runs/fast --steps 2000 --set train.learning_rate=3e-4
+  deepflow train --data flowers --out runs/flowers --set model.classes=5 --set train.start_from=runs/first";
 
 /// Train a network on latent shards
 ///
@@ -30,13 +36,7 @@ use crate::rank::Rank;
 /// checkpoint and exits with 130; the same command continues, and the result is the same to the last bit as without the
 /// stop. train.steps may be raised to train longer (with a constant learning rate).
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Examples:\n  deepflow-train --config configs/laptop.toml --data latents --out runs/first\n  \
-                        deepflow-train --config configs/laptop.toml --data latents --out runs/fast --steps 2000 \
-                        --set train.learning_rate=3e-4\n  \
-                        deepflow-train --data flowers --out runs/flowers --set model.classes=5 \
-                        --set train.start_from=runs/first"
-)]
+#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["data", "model", "train", "loss", "sample"]))]
 pub struct TrainArgs {
     /// Folder of latent shards, as encode writes it (data.shards)
     #[arg(short, long, value_name = "FOLDER")]
@@ -45,7 +45,7 @@ pub struct TrainArgs {
     #[arg(short, long, value_name = "FOLDER")]
     pub out: PathBuf,
     /// Steps of the whole run (train.steps)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
     pub steps: Option<u64>,
     /// Configuration
     #[command(flatten)]
