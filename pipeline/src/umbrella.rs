@@ -18,7 +18,12 @@ use crate::train::TrainArgs;
 /// Every stage reads and writes files that other tools can read, can be stopped at any time, and continues when the same
 /// command runs again.
 #[derive(Parser, Debug)]
-#[command(name = "deepflow", version)]
+#[command(
+    name = "deepflow",
+    version,
+    after_help = "Examples:\n  deepflow demo\n  deepflow encode --pictures photographs --out latents --dry-run\n  \
+                        deepflow train --help"
+)]
 pub struct Umbrella {
     #[command(subcommand)]
     stage: AnyStage,

@@ -52,6 +52,7 @@ pub fn program(name: &str) -> Command {
         "deepflow-train" => env!("CARGO_BIN_EXE_deepflow-train"),
         "deepflow-sample" => env!("CARGO_BIN_EXE_deepflow-sample"),
         "deepflow-decode" => env!("CARGO_BIN_EXE_deepflow-decode"),
+        "deepflow-evaluate" => env!("CARGO_BIN_EXE_deepflow-evaluate"),
         other => panic!("no binary {other}"),
     };
     let mut command = Command::new(path);

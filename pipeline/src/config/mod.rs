@@ -5,6 +5,7 @@
 //! resolved configuration beside a stage's output.
 
 mod document;
+mod reference;
 mod sections;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use document::{Document, Hint, KnownKeys, Origin};
+pub use reference::{long_help, ALL_KEYS};
 pub use sections::{
     CodecConfig, CodecKind, DataConfig, LossConfig, OnError, OutputConfig, OutputFormat, Path as FlowPath,
     SampleConfig, Sampler, Schedule, Shuffle, TrainConfig, TrainingTimes,
@@ -279,7 +281,7 @@ impl Config {
         let values = toml::Value::Table(document.table().clone());
         let config: Self = serde_path_to_error::deserialize(values).map_err(|error| {
             let key = error.path().to_string();
-            let message = error.into_inner().to_string().trim().replace('\n', " ");
+            let message = in_plain_words(&error.into_inner().to_string(), &key);
             ConfigError::Type {
                 origin: document.origin(&key),
                 key,
@@ -292,6 +294,23 @@ impl Config {
         })?;
         Ok(config)
     }
+}
+
+/// What the deserialiser says, without the names of Rust's types and without the key, which the message begins with.
+fn in_plain_words(message: &str, key: &str) -> String {
+    let line = message.trim().replace('\n', " ");
+    let line = line.trim_end_matches(&format!(" in `{key}`"));
+    let Some((found, expected)) = line.rsplit_once(", expected ") else {
+        return line.to_owned();
+    };
+    let expected = match expected {
+        "usize" | "u64" | "u32" => "a whole number of at least 0",
+        "i32" | "i64" => "a whole number",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 #[cfg(test)]

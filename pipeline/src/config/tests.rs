@@ -52,7 +52,7 @@ fn unknown_keys_are_refused_with_file_line_and_the_nearest_key() {
 fn values_of_another_type_name_the_key_and_the_line() {
     let error = load("[train]\nbatch = \"many\"\n", &[]).unwrap_err();
     assert!(
-        error.starts_with("run.toml:2: `train.batch`: invalid type: string \"many\", expected usize"),
+        error == "run.toml:2: `train.batch`: invalid type: string \"many\", expected a whole number of at least 0",
         "{error}"
     );
     let error = load("", &["sample.sampler=helm"]).unwrap_err();
@@ -60,6 +60,16 @@ fn values_of_another_type_name_the_key_and_the_line() {
         error.starts_with("--set: `sample.sampler`: unknown variant `helm`, expected one of"),
         "{error}"
     );
+    assert!(!error.contains("in `sample.sampler`"), "{error}");
+    let error = load("", &["train.ema_warmup=3"]).unwrap_err();
+    assert!(error.ends_with("expected true or false"), "{error}");
+    let error = load("", &["codec.channels=49"]).unwrap_err();
+    assert_eq!(
+        error,
+        "--set: `codec.channels` is 49, expected at most 48, the values of a colour patch of codec.patch = 4"
+    );
+    let error = load("", &["codec.size=100000"]).unwrap_err();
+    assert_eq!(error, "--set: `codec.size` is 100000, expected at most 16384");
     let error = load("[train\n", &[]).unwrap_err();
     assert!(error.starts_with("run.toml:1: "), "{error}");
 }

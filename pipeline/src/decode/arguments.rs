@@ -9,10 +9,16 @@ use deepflow_preprocess::picture::PngCompression;
 use super::{decode, DecodeOptions};
 use crate::cli::Stage;
 use crate::codecs;
-use crate::config::{Config, ConfigArgs};
+use crate::config::{long_help, Config, ConfigArgs};
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::share::ShareArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  deepflow decode --shards generated --out pictures
+  deepflow decode --shards generated --out for-adm --weights sd-vae-ft-ema --set output.format=npz
+  deepflow decode --shards latents --out what-the-codec-keeps --shard-range 0..1";
 
 /// Turn shards of latents into pictures
 ///
@@ -22,7 +28,7 @@ use crate::share::ShareArgs;
 /// when the same command runs again; several processes share the work with --shard-range, with --rank and --world, or
 /// their launcher's variables.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  deepflow decode --shards samples --out pictures --set output.format=npz")]
+#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["output"]))]
 pub struct DecodeArgs {
     /// Folder of latent shards with their index.json
     #[arg(long, value_name = "DIR")]

@@ -29,7 +29,13 @@ use std::path::PathBuf;
 /// --features classifier: the same Fréchet distance on features of a classifier that `fit-features` trained on your own
 /// latents, named FD-classifier, beside the distance between two halves of the real data.
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  deepflow evaluate pictures/samples.npz --reference VIRTUAL_imagenet256_labeled.npz --weights \
+                        pt_inception-2015-12-05-6726825d.pth\n  \
+                        deepflow evaluate generated --reference latents --features classifier --weights judge.safetensors"
+)]
 pub struct EvaluateArgs {
     #[command(subcommand)]
     command: Option<EvaluateCommand>,

@@ -1,5 +1,6 @@
 //! `deepflow inspect`: looks at configurations, weights and shards, and changes none of them.
 
+mod config;
 mod convert;
 mod forward;
 mod shards;
@@ -13,6 +14,10 @@ use crate::interrupt::Interrupt;
 
 /// Look at configurations, weights and shards
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  deepflow inspect config\n  deepflow inspect summary --config configs/laptop.toml\n  \
+                        deepflow inspect shards latents"
+)]
 pub struct InspectArgs {
     #[command(subcommand)]
     what: What,
@@ -20,6 +25,7 @@ pub struct InspectArgs {
 
 #[derive(Subcommand, Debug)]
 enum What {
+    Config(config::ShowConfigArgs),
     Summary(summary::SummaryArgs),
     Forward(forward::ForwardArgs),
     Convert(convert::ConvertArgs),
@@ -29,6 +35,7 @@ enum What {
 impl Stage for InspectArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         match self.what {
+            What::Config(args) => args.run(interrupt),
             What::Summary(args) => args.run(interrupt),
             What::Forward(args) => args.run(interrupt),
             What::Convert(args) => args.run(interrupt),

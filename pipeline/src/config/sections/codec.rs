@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{at_least_one, in_range, Violation};
 
+/// Side in pixels beyond which a number is a slip of the finger.
+const LARGEST_SIDE: usize = 16_384;
+
 /// The codecs there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,10 +71,26 @@ impl CodecConfig {
         ] {
             at_least_one(key, value)?;
         }
+        for (key, value) in [("codec.size", self.size), ("codec.patch", self.patch)] {
+            if value > LARGEST_SIDE {
+                return Err(Violation::new(
+                    key,
+                    format!("is {value}, expected at most {LARGEST_SIDE}"),
+                ));
+            }
+        }
         in_range("codec.whitening_floor", self.whitening_floor, 0.0, 1.0)?;
         if self.kind == CodecKind::Pca && !self.size.is_multiple_of(self.patch) {
             let rule = format!("is {}, expected a multiple of codec.patch = {}", self.size, self.patch);
             return Err(Violation::new("codec.size", rule));
+        }
+        let values = 3 * self.patch * self.patch;
+        if self.kind == CodecKind::Pca && self.channels > values {
+            let rule = format!(
+                "is {}, expected at most {values}, the values of a colour patch of codec.patch = {}",
+                self.channels, self.patch
+            );
+            return Err(Violation::new("codec.channels", rule));
         }
         Ok(())
     }

@@ -115,6 +115,7 @@ impl TrainConfig {
             return Err(Violation::new("train.accumulation", rule));
         }
         for (key, every) in [
+            ("train.steps", self.steps),
             ("train.log_every", self.log_every),
             ("train.checkpoint_every", self.checkpoint_every),
         ] {

@@ -18,6 +18,7 @@ const EMA_DECAY: f64 = 0.99;
 
 /// Train a classifier on encoded shards, whose features then judge generated latents
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  deepflow evaluate fit-features latents judge.safetensors")]
 pub struct FitArgs {
     /// Folder of encoded shards with classes
     data: PathBuf,
