@@ -5,14 +5,23 @@ mod support;
 
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use support::{assert_same, files, Workshop};
 
 const KILLS: u64 = 6;
 
-/// Kills the command (SIGKILL) after ever longer random times, then lets it end.
+/// Runs a command that has to end well, and says how long it took.
+fn run_undisturbed(mut command: Command) -> Duration {
+    let start = Instant::now();
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", support::stderr(&output));
+    start.elapsed()
+}
+
+/// Kills the command (SIGKILL) after ever longer random times up to `longest`, then lets it end.
 fn run_with_kills(mut command: impl FnMut() -> Command, longest: Duration) {
+    let mut killed = 0;
     // The moments differ from run to run on purpose: the result may not depend on them.
     let mut random = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     for kill in 1..=KILLS {
@@ -22,10 +31,10 @@ fn run_with_kills(mut command: impl FnMut() -> Command, longest: Duration) {
         thread::sleep(longest.mul_f64(share));
         // A child that was faster than its kill has done its work, which is no less a test of doing it again.
         let _ = child.kill();
-        child.wait().unwrap();
+        killed += u32::from(child.wait().unwrap().code().is_none());
     }
-    let output = command().output().unwrap();
-    assert!(output.status.success(), "{}", support::stderr(&output));
+    assert!(killed > 0, "every run ended before it was killed");
+    run_undisturbed(command());
 }
 
 #[test]
@@ -38,8 +47,8 @@ fn encoding() {
             &format!("--pictures @many-images-idx3-ubyte --grey --out @{out}"),
         )
     };
-    assert!(encode("whole").output().unwrap().status.success());
-    run_with_kills(|| encode("killed"), Duration::from_millis(300));
+    let longest = run_undisturbed(encode("whole"));
+    run_with_kills(|| encode("killed"), longest);
     let shards = |name: &str| files(&workshop.path(name), &[".tar", "index.json"]);
     assert!(shards("whole").len() > 100);
     assert_same(&shards("whole"), &shards("killed"));
@@ -50,8 +59,8 @@ fn training() {
     let workshop = Workshop::new();
     workshop.encode();
     let train = |out: &str| workshop.stage("train", &format!("--data @latents --out @{out}"));
-    assert!(train("whole").output().unwrap().status.success());
-    run_with_kills(|| train("killed"), Duration::from_millis(600));
+    let longest = run_undisturbed(train("whole"));
+    run_with_kills(|| train("killed"), longest);
     let last = |name: &str| {
         files(
             &workshop.path(name).join("checkpoints/step-0000040"),
@@ -75,10 +84,31 @@ fn sampling() {
     workshop.encode();
     workshop.done("train", "--data @latents --out @run --steps 7");
     let sample = |out: &str| workshop.stage("sample", &format!("--checkpoint @run --out @{out} --per-class 40"));
-    assert!(sample("whole").output().unwrap().status.success());
-    run_with_kills(|| sample("killed"), Duration::from_millis(400));
+    let longest = run_undisturbed(sample("whole"));
+    run_with_kills(|| sample("killed"), longest);
     let shards = |name: &str| files(&workshop.path(name), &[".tar", "index.json"]);
     assert_same(&shards("whole"), &shards("killed"));
+}
+
+#[test]
+fn decoding() {
+    let workshop = Workshop::new();
+    workshop.write_pictures("many-images-idx3-ubyte", 2000);
+    workshop.done("encode", "--pictures @many-images-idx3-ubyte --grey --out @latents");
+    for format in ["folders", "tar", "npz"] {
+        let decode = |out: &str| {
+            workshop.stage(
+                "decode",
+                &format!("--shards @latents --out @{out}-{format} --set output.format={format}"),
+            )
+        };
+        let longest = run_undisturbed(decode("whole"));
+        run_with_kills(|| decode("killed"), longest);
+        let endings = [".png", ".tar", ".npz", ".json", ".toml"];
+        let all = |name: &str| files(&workshop.path(&format!("{name}-{format}")), &endings);
+        assert!(all("whole").contains_key("contact-sheet.png"));
+        assert_same(&all("whole"), &all("killed"));
+    }
 }
 
 #[cfg(unix)]
