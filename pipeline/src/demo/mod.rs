@@ -34,7 +34,7 @@ const PER_CLASS: usize = 10;
 /// pictures above, generated ones below) and loss.png. Needs no download. A demo that was stopped goes on when it is
 /// started again.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  deepflow demo --out /tmp/demo")]
+#[command(after_help = "Example:\n  deepflow demo --out clothes")]
 pub struct DemoArgs {
     /// Folder for everything the demo makes
     #[arg(short, long, value_name = "FOLDER", default_value = "deepflow-demo")]
