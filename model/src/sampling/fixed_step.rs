@@ -6,6 +6,7 @@ use dfdx::prelude::Dtype;
 
 use super::field::VelocityField;
 use super::noise::NoiseSource;
+use super::SamplerSettings;
 use crate::error::ModelError;
 use crate::ops::Operators;
 
@@ -17,12 +18,12 @@ type Progress<'a> = &'a mut dyn FnMut(f64) -> ControlFlow<()>;
 /// Euler–Maruyama: drift `v - t·score` with the score that follows from the velocity.
 pub(super) fn sde<E: Dtype, D: Operators<E>>(
     field: &VelocityField<'_, E, D>,
-    steps: usize,
+    settings: &SamplerSettings,
     x: &mut [f64],
     noise: &impl NoiseSource,
     on_progress: Progress<'_>,
 ) -> Result<ControlFlow<()>, ModelError> {
-    let values = field.values();
+    let (values, steps) = (field.values(), settings.steps);
     let mut grid = even_grid(LAST_NOISY_TIME, steps - 1);
     grid.push(0.0);
     let mut draw = vec![0.0; values];
@@ -39,8 +40,7 @@ pub(super) fn sde<E: Dtype, D: Operators<E>>(
                 noise.step(step, sample, &mut draw);
             }
             for ((x, &v), &draw) in x.iter_mut().zip(velocity).zip(&draw) {
-                let score = -((1.0 - t) * v + *x) / t;
-                let drift = v - t * score;
+                let drift = v - t * settings.path.score(*x, v, t);
                 *x += drift * (next - t) + spread * draw;
             }
         }

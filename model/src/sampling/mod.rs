@@ -16,6 +16,7 @@ use crate::config::NetworkConfig;
 use crate::error::{ConfigError, ModelError};
 use crate::network::Network;
 use crate::ops::Operators;
+use crate::training::Path;
 
 use field::VelocityField;
 pub use noise::{IndexedNoise, NoiseSource};
@@ -37,6 +38,8 @@ pub enum Method {
 /// What a sampler is told. The default is the published one: 250 stochastic steps without guidance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerSettings {
+    /// The way from data to noise that the network was trained on; [`Method::Sde`] needs it.
+    pub path: Path,
     /// How the equation is integrated.
     pub method: Method,
     /// Number of steps; [`Method::Dopri5`] chooses its own.
@@ -56,6 +59,7 @@ pub struct SamplerSettings {
 impl Default for SamplerSettings {
     fn default() -> Self {
         Self {
+            path: Path::Linear,
             method: Method::Sde,
             steps: 250,
             guidance: 1.0,
@@ -123,7 +127,7 @@ pub fn sample<E: Dtype, D: Operators<E>>(
         noise.initial(sample, x);
     }
     let flow = match settings.method {
-        Method::Sde => fixed_step::sde(&field, settings.steps, &mut x, noise, on_progress)?,
+        Method::Sde => fixed_step::sde(&field, settings, &mut x, noise, on_progress)?,
         Method::Euler => fixed_step::euler(&field, settings.steps, &mut x, on_progress)?,
         Method::Heun => fixed_step::heun(&field, settings.steps, &mut x, on_progress)?,
         Method::Dopri5 => dopri5::dopri5(&field, settings, &mut x, on_progress)?,

@@ -1,13 +1,17 @@
-//! From `[sample]` to what the model's samplers take.
+//! From the configuration to what the model's samplers take.
 
 use deepflow_model::sampling::{Method, SamplerSettings};
 
-use crate::config::{SampleConfig, Sampler};
+use crate::config::{Config, Sampler};
 
-/// The samplers' settings.
+/// The samplers' settings, for a network trained by the same configuration.
 #[must_use]
-pub fn sampler_settings(config: &SampleConfig) -> SamplerSettings {
+pub fn sampler_settings(config: &Config) -> SamplerSettings {
+    let Config {
+        loss, sample: config, ..
+    } = config;
     SamplerSettings {
+        path: loss.path.into(),
         method: match config.sampler {
             Sampler::Sde => Method::Sde,
             Sampler::Euler => Method::Euler,
@@ -29,6 +33,6 @@ mod tests {
 
     #[test]
     fn the_defaults_are_the_published_ones() {
-        assert_eq!(sampler_settings(&SampleConfig::default()), SamplerSettings::default());
+        assert_eq!(sampler_settings(&Config::default()), SamplerSettings::default());
     }
 }

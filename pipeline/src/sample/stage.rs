@@ -118,7 +118,7 @@ impl Job {
             },
         )?;
         Ok(Self {
-            settings: sampler_settings(&config.sample),
+            settings: sampler_settings(config),
             out: out.to_owned(),
             writer,
             classes,
@@ -253,10 +253,11 @@ impl Job {
     }
 }
 
-/// The keys of `[sample]` that decide what a sample is.
+/// The keys that decide what a sample is: those of `[sample]`, and the path the network was trained on.
 fn deciding_settings(config: &crate::config::Config) -> anyhow::Result<serde_json::Value> {
     let mut settings = serde_json::to_value(&config.sample)?;
     if let Some(settings) = settings.as_object_mut() {
+        settings.insert("path".to_owned(), serde_json::to_value(config.loss.path)?);
         for only_speed in ["batch", "shard_samples"] {
             settings.remove(only_speed);
         }

@@ -74,7 +74,7 @@ impl Preview {
         } else {
             trainer.network().clone()
         };
-        let settings = sampler_settings(&self.config.sample);
+        let settings = sampler_settings(&self.config);
         let Some(latents) = sample(&network, &settings, &labels, &noise, &mut watch)? else {
             return Ok(());
         };
