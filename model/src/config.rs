@@ -7,6 +7,11 @@ use crate::error::ConfigError;
 /// Number of Fourier features of a time (network spec §2).
 pub const FOURIER_FEATURES: usize = 256;
 
+/// What no network comes near; products of such sizes still fit 64 bits.
+const LARGEST_SIZE: usize = 1 << 16;
+const LARGEST_RATIO: usize = 1 << 8;
+const LARGEST_CLASSES: usize = 1 << 24;
+
 /// Everything that decides which parameters a network has and what it computes.
 ///
 /// The field names are the keys of the `[model]` section and every key may be left out: the defaults are DeepFlow-B/2-2T.
@@ -122,7 +127,7 @@ impl NetworkConfig {
     /// # Errors
     /// The first key that breaks a rule, with its value and the rule.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.positive_sizes()?;
+        self.sizes_in_range()?;
         let rule = |holds: bool, key, found: String, rule: String| {
             if holds {
                 Ok(())
@@ -168,28 +173,30 @@ impl NetworkConfig {
         )
     }
 
-    fn positive_sizes(&self) -> Result<(), ConfigError> {
+    fn sizes_in_range(&self) -> Result<(), ConfigError> {
         let sizes = [
-            ("model.width", self.width),
-            ("model.depth", self.depth),
-            ("model.heads", self.heads),
-            ("model.patch", self.patch),
-            ("model.latent_channels", self.latent_channels),
-            ("model.latent_size", self.latent_size),
-            ("model.classes", self.classes),
-            ("model.mlp_ratio", self.mlp_ratio),
-            ("model.acceleration_width", self.acceleration_width),
-            ("model.projector_width", self.projector_width),
-            ("model.alignment_width", self.alignment_width.unwrap_or(usize::MAX)),
+            ("model.width", self.width, LARGEST_SIZE),
+            ("model.depth", self.depth, LARGEST_SIZE),
+            ("model.heads", self.heads, LARGEST_SIZE),
+            ("model.patch", self.patch, LARGEST_SIZE),
+            ("model.latent_channels", self.latent_channels, LARGEST_SIZE),
+            ("model.latent_size", self.latent_size, LARGEST_SIZE),
+            ("model.classes", self.classes, LARGEST_CLASSES),
+            ("model.mlp_ratio", self.mlp_ratio, LARGEST_RATIO),
+            ("model.acceleration_width", self.acceleration_width, LARGEST_SIZE),
+            ("model.projector_width", self.projector_width, LARGEST_SIZE),
+            ("model.alignment_width", self.alignment_width.unwrap_or(1), LARGEST_SIZE),
         ];
-        match sizes.into_iter().find(|&(_, size)| size == 0) {
-            None => Ok(()),
-            Some((key, _)) => Err(ConfigError {
-                key,
-                found: "0".into(),
-                rule: "must be at least 1".into(),
-            }),
+        for (key, size, largest) in sizes {
+            let rule = match size {
+                0 => "must be at least 1".to_owned(),
+                _ if size > largest => format!("must be at most {largest}"),
+                _ => continue,
+            };
+            let found = size.to_string();
+            return Err(ConfigError { key, found, rule });
         }
+        Ok(())
     }
 
     /// Number of branches `K`, at least 1.

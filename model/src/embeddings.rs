@@ -78,6 +78,7 @@ impl<E: Dtype, D: Operators<E>> TimeEmbedder<E, D> {
         tape: &mut T,
         times: &[f64],
     ) -> Result<Matrix<E, D>, D::Err> {
+        tracing::trace!(times = times.len(), "embedding of times");
         let features = device.fourier_features(times, FOURIER_FEATURES)?;
         let hidden = self.hidden.forward(device, tape, &features)?;
         self.output.after_silu(device, tape, &hidden)

@@ -4,11 +4,12 @@ use deepflow_datasets::random::{Purpose, Stream};
 use dfdx::dtypes::Dtype;
 use sha2::{Digest, Sha256};
 
+use crate::embeddings::position_table;
 use crate::ops::scalar;
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Initial<'a> {
+pub(crate) enum Initial {
     /// All zero.
     Zeros,
     /// All one.
@@ -17,17 +18,17 @@ pub(crate) enum Initial<'a> {
     XavierUniform,
     /// Normal with this standard deviation.
     Normal(f64),
-    /// Given values.
-    Fixed(&'a [f64]),
+    /// The table of the positions in a square grid of this side, shape `(1, T, D)`.
+    Positions(usize),
 }
 
-impl Initial<'_> {
+impl Initial {
     pub(crate) fn values<E: Dtype>(self, seed: u64, name: &str, shape: &[usize]) -> Vec<E> {
         let length: usize = shape.iter().product();
         match self {
             Self::Zeros => vec![E::default(); length],
             Self::Ones => vec![E::ONE; length],
-            Self::Fixed(values) => values.iter().map(|&value| scalar(value)).collect(),
+            Self::Positions(grid) => position_table(shape[2], grid).into_iter().map(scalar).collect(),
             Self::XavierUniform => {
                 let rows = shape[0];
                 let bound = (6.0 / (rows + length / rows) as f64).sqrt();

@@ -29,7 +29,7 @@ impl<E: Dtype, D: Operators<E>> Linear<E, D> {
     }
 
     /// A weight of any shape `(outputs, …)`, seen as a matrix; zero bias.
-    pub(crate) fn new(at: &Builder<'_, E, D>, shape: &[usize], weight: Initial<'_>) -> Result<Self, D::Err> {
+    pub(crate) fn new(at: &Builder<'_, E, D>, shape: &[usize], weight: Initial) -> Result<Self, D::Err> {
         Self::named(at, "weight", "bias", shape, weight)
     }
 
@@ -39,7 +39,7 @@ impl<E: Dtype, D: Operators<E>> Linear<E, D> {
         weight_name: &str,
         bias_name: &str,
         shape: &[usize],
-        weight: Initial<'_>,
+        weight: Initial,
     ) -> Result<Self, D::Err> {
         Ok(Self {
             weight: at.parameter(weight_name, shape, weight)?,

@@ -1,11 +1,11 @@
 //! The DeepFlow network: transformer blocks in branches with deep supervision and VeRA between them (network spec §3).
 
-use dfdx::prelude::{Dtype, HasShape, NoneTape, Tape};
+use dfdx::prelude::{Cpu, Dtype, HasShape, NoneTape, Tape};
 
 use crate::blocks::Block;
 use crate::checkpointing::forward_checkpointed;
 use crate::config::NetworkConfig;
-use crate::embeddings::{condition, position_table, LabelEmbedder, PatchEmbedder, TimeEmbedder};
+use crate::embeddings::{condition, LabelEmbedder, PatchEmbedder, TimeEmbedder};
 use crate::error::ModelError;
 use crate::heads::{Head, Projector};
 use crate::init::Initial;
@@ -69,7 +69,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     /// [`ModelError::Config`] when a rule of the configuration is broken, [`ModelError::Device`] when memory is short.
     pub fn new(config: NetworkConfig, device: D, seed: u64) -> Result<Self, ModelError> {
         config.validate()?;
-        let parts = Parts::new(&config, &device, seed).map_err(ModelError::device)?;
+        let parts = Parts::new(&config, &Builder::new(&device, seed)).map_err(ModelError::device)?;
         Ok(Self {
             config,
             device,
@@ -156,6 +156,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     ) -> Result<Outputs<E, D>, D::Err> {
         let (device, parts) = (&self.device, &self.parts);
         let batch = labels.len();
+        tracing::trace!(batch, "evaluation of the network");
         let every_branch = supervision == Supervision::EveryBranch;
         let mut outputs = Outputs {
             velocities: Vec::new(),
@@ -267,13 +268,35 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     }
 }
 
+/// Name and shape of every parameter of a network, in the order of a checkpoint, without the cost of making any.
+///
+/// ```
+/// use deepflow_model::{parameter_shapes, NetworkConfig};
+///
+/// let numbers = |shape: &Vec<usize>| shape.iter().product::<usize>();
+/// let base = parameter_shapes(&NetworkConfig::default())?;
+/// assert_eq!(base.iter().map(|(_, shape)| numbers(shape)).sum::<usize>(), 166_201_392);
+/// # Ok::<(), deepflow_model::ModelError>(())
+/// ```
+///
+/// # Errors
+/// [`ModelError::Config`] when a rule of the configuration is broken.
+pub fn parameter_shapes(config: &NetworkConfig) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
+    config.validate()?;
+    let device = Cpu::default();
+    let parts = Parts::<f32, Cpu>::new(config, &Builder::outline(&device)).map_err(ModelError::device)?;
+    let mut parameters = Vec::new();
+    parts.collect(&mut parameters);
+    let named = |parameter: &Parameter<f32, Cpu>| (parameter.name().to_owned(), parameter.shape().to_vec());
+    Ok(parameters.into_iter().map(named).collect())
+}
+
 fn gaps(from: &[f64], to: &[f64]) -> Vec<f64> {
     from.iter().zip(to).map(|(from, to)| to - from).collect()
 }
 
 impl<E: Dtype, D: Operators<E>> Parts<E, D> {
-    fn new(config: &NetworkConfig, device: &D, seed: u64) -> Result<Self, D::Err> {
-        let root = Builder::new(device, seed);
+    fn new(config: &NetworkConfig, root: &Builder<'_, E, D>) -> Result<Self, D::Err> {
         let has_inner = config.branches() > 1;
         let vera = config.vera;
         let width = config.width;
@@ -285,7 +308,7 @@ impl<E: Dtype, D: Operators<E>> Parts<E, D> {
             pos_embed: root.trained(false).parameter(
                 "pos_embed",
                 &[1, config.tokens(), width],
-                Initial::Fixed(&position_table(width, config.grid())),
+                Initial::Positions(config.grid()),
             )?,
             x_embedder: PatchEmbedder::new(&root.at("x_embedder"), config)?,
             t_embedder: TimeEmbedder::new(&root.at("t_embedder"), width)?,

@@ -120,6 +120,7 @@ pub(crate) struct Builder<'a, E: Dtype, D: Device<E>> {
     seed: u64,
     path: String,
     trained: bool,
+    outline: bool,
     element: std::marker::PhantomData<E>,
 }
 
@@ -130,7 +131,16 @@ impl<'a, E: Dtype, D: Device<E>> Builder<'a, E, D> {
             seed,
             path: String::new(),
             trained: true,
+            outline: false,
             element: std::marker::PhantomData,
+        }
+    }
+
+    /// Makes parameters that have names and shapes but no values.
+    pub(crate) fn outline(device: &'a D) -> Self {
+        Self {
+            outline: true,
+            ..Self::new(device, 0)
         }
     }
 
@@ -152,14 +162,13 @@ impl<'a, E: Dtype, D: Device<E>> Builder<'a, E, D> {
     }
 
     /// A new parameter named `name` below the current path.
-    pub(crate) fn parameter(
-        &self,
-        name: &str,
-        shape: &[usize],
-        initial: Initial<'_>,
-    ) -> Result<Parameter<E, D>, D::Err> {
+    pub(crate) fn parameter(&self, name: &str, shape: &[usize], initial: Initial) -> Result<Parameter<E, D>, D::Err> {
         let name = self.join(name);
-        let values = initial.values(self.seed, &name, shape);
+        let values = if self.outline {
+            Vec::new()
+        } else {
+            initial.values(self.seed, &name, shape)
+        };
         let length = values.len();
         Ok(Parameter {
             values: self.device.try_tensor_from_vec(values, (length,))?,

@@ -1,4 +1,4 @@
-use deepflow_model::{Network, NetworkConfig, VeraConfig};
+use deepflow_model::{parameter_shapes, Network, NetworkConfig, VeraConfig};
 use dfdx::prelude::{Cpu, NoneTape, TensorFromVec};
 
 use crate::support::config;
@@ -75,5 +75,60 @@ fn components_of_vera_can_be_left_out() {
         let outputs = network.forward(&mut NoneTape, &patches, &times, &[0]).unwrap();
         assert_eq!(outputs.velocities.len(), 3);
         assert_eq!(outputs.accelerations.len(), if vera.acceleration { 2 } else { 0 });
+    }
+}
+
+#[test]
+fn the_shapes_of_a_network_are_known_without_making_it() {
+    for config in [
+        config(),
+        NetworkConfig {
+            branch_ends: Vec::new(),
+            class_dropout: 0.0,
+            ..config()
+        },
+    ] {
+        let network: Network<f32, Cpu> = Network::new(config.clone(), Cpu::default(), 0).unwrap();
+        let made = network.parameters().into_iter();
+        let made: Vec<_> = made.map(|p| (p.name().to_owned(), p.shape().to_vec())).collect();
+        assert_eq!(parameter_shapes(&config).unwrap(), made);
+    }
+}
+
+#[test]
+fn sizes_that_no_memory_holds_are_refused() {
+    for (key, config) in [
+        (
+            "model.width",
+            NetworkConfig {
+                width: 1 << 40,
+                heads: 1,
+                ..config()
+            },
+        ),
+        (
+            "model.depth",
+            NetworkConfig {
+                depth: usize::MAX,
+                ..config()
+            },
+        ),
+        (
+            "model.classes",
+            NetworkConfig {
+                classes: usize::MAX,
+                ..config()
+            },
+        ),
+        (
+            "model.latent_size",
+            NetworkConfig {
+                latent_size: 1 << 30,
+                ..config()
+            },
+        ),
+    ] {
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.starts_with(key) && error.contains("must be at most"), "{error}");
     }
 }

@@ -1,11 +1,9 @@
 //! `deepflow inspect summary`: what a network costs, before anything is built.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
-use deepflow_model::{Network, NetworkConfig};
-use dfdx::tensor::Cpu;
+use deepflow_model::{parameter_shapes, NetworkConfig};
 use serde::Serialize;
 
 use crate::cli::Stage;
@@ -60,17 +58,16 @@ impl Stage for SummaryArgs {
     }
 }
 
-/// One parameter of the full network, standing for `count` that have its shape.
+/// One parameter of the network.
 struct Counted {
     part: String,
     name: String,
     shape: Vec<usize>,
-    count: usize,
 }
 
 impl Counted {
     fn numbers(&self) -> usize {
-        self.count * self.shape.iter().product::<usize>()
+        self.shape.iter().product()
     }
 
     /// Operations of this matrix's products for an image of `tokens`; vectors and tables have none worth counting.
@@ -95,7 +92,14 @@ impl Summary {
     /// # Errors
     /// When the configuration breaks a rule.
     pub fn of(config: &NetworkConfig, batch: usize) -> anyhow::Result<Self> {
-        let counted = count(config)?;
+        let counted: Vec<Counted> = parameter_shapes(config)?
+            .into_iter()
+            .map(|(name, shape)| Counted {
+                part: name.split('.').next().unwrap_or_default().to_owned(),
+                name,
+                shape,
+            })
+            .collect();
         let mut parts: Vec<(String, usize)> = Vec::new();
         for parameter in &counted {
             match parts.iter_mut().find(|(part, _)| *part == parameter.part) {
@@ -181,34 +185,6 @@ fn kept_per_token(config: &NetworkConfig) -> usize {
     config.depth * block + (config.branches() - 1) * vera
 }
 
-/// All parameters, by building a network with one of each kind of part: blocks have equal shapes, and so have VeRAs.
-fn count(config: &NetworkConfig) -> anyhow::Result<Vec<Counted>> {
-    config.validate()?;
-    let inner = config.branches() - 1;
-    let one_of_each = NetworkConfig {
-        depth: if inner == 0 { 1 } else { 2 },
-        branch_ends: if inner == 0 { Vec::new() } else { vec![1] },
-        ..config.clone()
-    };
-    let repeats = BTreeMap::from([("blocks", config.depth), ("df_blocks", inner), ("projectors", inner)]);
-    let network: Network<f32, Cpu> = Network::new(one_of_each, Cpu::default(), 0)?;
-    let parameters = network.parameters().into_iter().filter_map(|parameter| {
-        let mut names = parameter.name().split('.');
-        let part = names.next().unwrap_or_default();
-        let repeat = repeats.get(part).copied();
-        if repeat.is_some() && names.next() != Some("0") {
-            return None;
-        }
-        Some(Counted {
-            part: part.to_owned(),
-            name: parameter.name().to_owned(),
-            shape: parameter.shape().to_vec(),
-            count: repeat.unwrap_or(1),
-        })
-    });
-    Ok(parameters.collect())
-}
-
 /// `681,559,344`
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
@@ -237,25 +213,6 @@ mod tests {
             ..base
         };
         assert_eq!(Summary::of(&extra_large, 1).unwrap().parameters, 681_559_344);
-    }
-
-    #[test]
-    fn counting_by_kind_is_counting_all() {
-        let config = NetworkConfig {
-            width: 16,
-            depth: 5,
-            heads: 2,
-            latent_size: 4,
-            classes: 3,
-            branch_ends: vec![2, 3],
-            acceleration_width: 8,
-            alignment_width: Some(6),
-            projector_width: 10,
-            ..NetworkConfig::default()
-        };
-        let network: Network<f32, Cpu> = Network::new(config.clone(), Cpu::default(), 0).unwrap();
-        let all: usize = network.parameters().iter().map(|parameter| parameter.len()).sum();
-        assert_eq!(Summary::of(&config, 1).unwrap().parameters, all);
     }
 
     #[test]
