@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::NetworkConfig;
+use crate::convert::import::config_of;
 use crate::convert::safetensors_file::write as write_safetensors;
 use crate::convert::{ConvertError, SafetensorsFile};
 use crate::error::ModelError;
@@ -187,21 +188,17 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
     }
 }
 
-/// The configuration that a weights file carries in its metadata.
+/// The configuration that a weights file carries in its metadata; `None` where it carries none. `heads` are 0 in files
+/// that were converted from weights which do not show them.
 ///
 /// # Errors
-/// The file cannot be read or carries none.
-pub fn read_config(file: &Path) -> Result<NetworkConfig, CheckpointError> {
-    let content = |problem: String| CheckpointError::Content {
-        path: file.to_owned(),
-        problem,
-    };
+/// The file cannot be read, or its configuration is none.
+pub fn read_config(file: &Path) -> Result<Option<NetworkConfig>, CheckpointError> {
     let opened = SafetensorsFile::open(file)?;
-    let text = opened
-        .metadata()
-        .get("config")
-        .ok_or_else(|| content("its metadata have no `config`".into()))?;
-    serde_json::from_str(text).map_err(|error| content(format!("`config` in its metadata: {error}")))
+    if !opened.metadata().contains_key("config") {
+        return Ok(None);
+    }
+    Ok(Some(config_of(&opened)?))
 }
 
 /// A network of the given configuration with the weights of a safetensors file.

@@ -1,11 +1,16 @@
 //! Weights travel between this project, the authors' PyTorch code and public SiT checkpoints without a change.
 #![allow(clippy::unwrap_used)]
 
+use deepflow_model::checkpoint::read_config;
 use deepflow_model::convert::{convert, Options, SafetensorsFile, SingleHead, WeightSet};
+use deepflow_model::patches::{PatchGrid, PatchOrder};
+use deepflow_model::sampling::{sample, Method, NoiseSource, SamplerSettings};
 use deepflow_model::torch_pickle::{PythonObject, TensorData, TorchFile, TorchWriter};
-use deepflow_model::{Network, NetworkConfig};
+use deepflow_model::training::{LossSettings, OptimizerSettings, Trainer};
+use deepflow_model::{Network, NetworkConfig, VeraConfig};
 use dfdx::tensor::{Cpu, NoneTape, TensorFromVec};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -254,17 +259,181 @@ fn a_sit_checkpoint_gives_its_own_velocity_at_the_mirrored_time_with_the_other_s
         assert_close(&velocity(&ours, &start, time), &theirs, 1e-5);
     }
 
-    // One sampler each: theirs walks from 0 to 1, ours from 1 to 0, and both end at the same latents.
+    // SiT's own sampler, from 0 to 1, and this project's, from 1 to 0, end at the same latents.
+    let grid = PatchGrid::from(ours.config());
+    let start: Vec<f64> = start.into_iter().map(f64::from).collect();
     let steps = 10;
-    let (mut theirs, mut mine) = (start.clone(), start);
+    let mut theirs = start.clone();
     for step in 0..steps {
-        let time = step as f64 / steps as f64;
-        let slope = velocity(&sit, &theirs, time);
-        theirs.iter_mut().zip(slope).for_each(|(x, v)| *x += v / steps as f32);
-        let slope = velocity(&ours, &mine, 1.0 - time);
-        mine.iter_mut().zip(slope).for_each(|(x, v)| *x -= v / steps as f32);
+        let patches = grid.patchify(&theirs, PatchOrder::ChannelFirst);
+        let patches: Vec<f32> = patches.into_iter().map(|value| value as f32).collect();
+        let slope = velocity(&sit, &patches, step as f64 / steps as f64);
+        let slope = grid.unpatchify(&slope, PatchOrder::ChannelLast).into_iter();
+        theirs
+            .iter_mut()
+            .zip(slope)
+            .for_each(|(x, v)| *x += f64::from(v) / steps as f64);
     }
-    assert_close(&mine, &theirs, 1e-4);
+    let settings = SamplerSettings {
+        method: Method::Euler,
+        steps,
+        ..SamplerSettings::default()
+    };
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let mine = sample(&ours, &settings, &[3, 5], &Given(start), go_on)
+        .unwrap()
+        .unwrap();
+    let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<_>>();
+    assert_close(&narrow(&mine), &narrow(&theirs), 1e-4);
+}
+
+/// Given latents as the noise that a sampler without noise on the way starts from.
+struct Given(Vec<f64>);
+
+impl NoiseSource for Given {
+    fn initial(&self, sample: usize, out: &mut [f64]) {
+        out.copy_from_slice(&self.0[sample * out.len()..][..out.len()]);
+    }
+
+    fn step(&self, _: usize, _: usize, _: &mut [f64]) {
+        panic!("an ordinary equation has no noise on the way");
+    }
+}
+
+/// DiT predicts noise: nothing is folded, and the report says what that means.
+#[test]
+fn a_dit_checkpoint_is_taken_as_it_is_and_said_to_be_a_start_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let [public, taken] = ["DiT.pt", "dit.safetensors"].map(|name| folder.path().join(name));
+    let tensors = write_public_sit(&public);
+    let options = Options {
+        heads: Some(3),
+        single_head: SingleHead::Dit,
+        ..Options::default()
+    };
+    let report = convert(&public, &taken, &options).unwrap();
+    assert!(
+        report.notes.iter().any(|note| note.contains("a start for fine-tuning")),
+        "{:?}",
+        report.notes
+    );
+    let values = all_values(&taken);
+    for (name, value) in &tensors {
+        if !name.starts_with("final_layer.linear") {
+            assert_eq!(
+                &values[&name.replace("final_layer.", "final_layer.1.")],
+                value,
+                "{name}"
+            );
+        }
+    }
+}
+
+/// A network of our own whose branches and switches no rule of thumb would guess.
+fn own_network(config: &NetworkConfig, path: &Path) {
+    let network: Network<f32, Cpu> = Network::new(config.clone(), Cpu::default(), 3).unwrap();
+    let optimizer = OptimizerSettings::default();
+    let loss = LossSettings::published(config.branches());
+    let trainer = Trainer::new(network, loss, optimizer, 1, 0).unwrap();
+    trainer.save(path, &serde_json::Value::Null).unwrap();
+}
+
+#[test]
+fn our_own_files_keep_their_configuration_on_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let uneven = NetworkConfig {
+        depth: 5,
+        branch_ends: vec![1, 4],
+        acceleration_width: 8,
+        class_dropout: 0.25,
+        legacy_scaling: true,
+        ..sit_config()
+    };
+    let checkpoint = folder.path().join("step-0000000");
+    own_network(&uneven, &checkpoint);
+    let [torch, back] = ["ours.pt", "back.safetensors"].map(|name| folder.path().join(name));
+    // The whole folder: trained and averaged weights in one file.
+    let report = convert(&checkpoint, &torch, &Options::default()).unwrap();
+    assert_eq!((&report.config, report.step), (&uneven, Some(0)));
+    let file = TorchFile::open(&torch).unwrap();
+    let arguments = file.root().get("args").unwrap();
+    assert_eq!(arguments.get("df_idxs").unwrap().as_str(), Some("[1,4]"));
+    for key in ["model", "ema"] {
+        assert_eq!(file.root().get(key).unwrap().entries().unwrap().count(), report.tensors);
+    }
+    // A torch file has no place for heads, and its arguments none for class dropout.
+    let heads = Options {
+        heads: Some(3),
+        ..Options::default()
+    };
+    let report = convert(&torch, &back, &heads).unwrap();
+    let expected = NetworkConfig {
+        class_dropout: 0.1,
+        ..uneven
+    };
+    assert_eq!(report.config, expected);
+    assert_eq!(all_values(&back), all_values(&checkpoint.join("ema.safetensors")));
+}
+
+#[test]
+fn networks_with_parts_of_vera_left_out_travel_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = NetworkConfig {
+        depth: 4,
+        branch_ends: vec![3],
+        vera: VeraConfig {
+            acceleration: false,
+            ..VeraConfig::default()
+        },
+        ..sit_config()
+    };
+    let checkpoint = folder.path().join("step-0000000");
+    own_network(&config, &checkpoint);
+    let output = folder.path().join("ours.safetensors");
+    let report = convert(checkpoint.join("model.safetensors"), &output, &Options::default()).unwrap();
+    assert_eq!(report.config, config);
+    assert_eq!(all_values(&output), all_values(&checkpoint.join("model.safetensors")));
+}
+
+#[test]
+fn heads_that_nothing_tells_are_left_open_and_not_made_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("converted.safetensors");
+    let report = convert(
+        fixtures().join("golden/checkpoint_0000003.pt"),
+        &output,
+        &Options::default(),
+    )
+    .unwrap();
+    assert!(
+        report.notes.iter().any(|note| note.contains("number of heads")),
+        "{:?}",
+        report.notes
+    );
+    assert_eq!(read_config(&output).unwrap().unwrap().heads, 0);
+}
+
+#[test]
+fn a_checkpoint_without_average_gives_its_weights_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let [checkpoint, output] = ["weights.pt", "out.safetensors"].map(|name| folder.path().join(name));
+    let torch = TorchFile::open(fixtures().join("golden/checkpoint_0000003.pt")).unwrap();
+    let mut writer = TorchWriter::create(&checkpoint).unwrap();
+    let mut dict = Vec::new();
+    for (name, value) in torch.root().get("model").unwrap().entries().unwrap() {
+        let data = torch.read(value.as_tensor().unwrap()).unwrap();
+        dict.push((
+            PythonObject::text(name.as_str().unwrap()),
+            writer.tensor(&data).unwrap(),
+        ));
+    }
+    let root = vec![(PythonObject::text("model"), PythonObject::Dict(dict))];
+    writer.finish(&PythonObject::Dict(root)).unwrap();
+    let report = convert(&checkpoint, &output, &Options::default()).unwrap();
+    assert_eq!(
+        report.source,
+        "torch checkpoint, `model` weights (it has no `ema` ones)"
+    );
 }
 
 fn refusal(input: &Path, options: &Options) -> String {

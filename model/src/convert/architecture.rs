@@ -3,22 +3,62 @@
 use super::error::ConvertError;
 use super::weights::Weights;
 use super::Options;
-use crate::config::FOURIER_FEATURES;
 use crate::torch_pickle::Value;
-use crate::NetworkConfig;
+use crate::{parameter_shapes, NetworkConfig};
+use std::collections::BTreeMap;
 
 /// Heads of the published networks of a width (network spec §6).
 const PUBLISHED_HEADS: [(usize, usize); 4] = [(384, 6), (768, 12), (1024, 16), (1152, 16)];
 
+/// What a file says of its network besides the tensors.
+pub(super) enum Description<'a> {
+    /// The configuration, in the metadata of our own files.
+    Config(Box<NetworkConfig>),
+    /// The command line of the authors' trainer.
+    Arguments(Value<'a>),
+    /// Nothing.
+    Nothing,
+}
+
 /// What could be read off, and what had to be assumed.
 pub(super) struct Architecture {
     /// `heads` is 0 when nothing tells it.
-    pub config: NetworkConfig,
-    pub notes: Vec<String>,
+    pub(super) config: NetworkConfig,
+    pub(super) notes: Vec<String>,
 }
 
-/// Infers the configuration of weights with reference names; `arguments` are those of the trainer, where the file has them.
+/// Infers the configuration of weights with reference names from what the file says besides, and from their shapes.
 pub(super) fn infer(
+    weights: &Weights<'_>,
+    description: &Description<'_>,
+    options: &Options,
+) -> Result<Architecture, ConvertError> {
+    match description {
+        Description::Config(config) => described(weights, config, options),
+        Description::Arguments(arguments) => guessed(weights, Some(*arguments), options),
+        Description::Nothing => guessed(weights, None, options),
+    }
+}
+
+/// Our own files carry their configuration; options correct it.
+fn described(weights: &Weights<'_>, config: &NetworkConfig, options: &Options) -> Result<Architecture, ConvertError> {
+    let config = NetworkConfig {
+        heads: options.heads.unwrap_or(config.heads),
+        branch_ends: options
+            .branch_ends
+            .clone()
+            .unwrap_or_else(|| config.branch_ends.clone()),
+        legacy_scaling: options.legacy_scaling.unwrap_or(config.legacy_scaling),
+        ..config.clone()
+    };
+    check_every_tensor(weights, &config)?;
+    Ok(Architecture {
+        config,
+        notes: Vec::new(),
+    })
+}
+
+fn guessed(
     weights: &Weights<'_>,
     arguments: Option<Value<'_>>,
     options: &Options,
@@ -164,31 +204,24 @@ fn branch_ends(
 
 /// Every tensor that the network has, with its shape, and no other.
 fn check_every_tensor(weights: &Weights<'_>, config: &NetworkConfig) -> Result<(), ConvertError> {
-    let expected = shapes(config);
+    let config = NetworkConfig {
+        // Unknown heads change no shape.
+        heads: config.heads.max(1),
+        ..config.clone()
+    };
+    let expected: BTreeMap<String, Vec<usize>> = parameter_shapes(&config)
+        .map_err(|error| ConvertError::content(weights.path(), error.to_string()))?
+        .into_iter()
+        .collect();
     for (name, shape) in &expected {
-        match weights.shape(name) {
-            Some(found) if found == shape => {}
-            Some(found) => {
-                return Err(ConvertError::tensor(
-                    weights.path(),
-                    name,
-                    format!("shape {found:?}, expected {shape:?}"),
-                ))
-            }
-            None => {
-                return Err(ConvertError::tensor(
-                    weights.path(),
-                    name,
-                    format!("is missing, expected shape {shape:?}"),
-                ))
-            }
-        }
+        let problem = match weights.shape(name) {
+            Some(found) if found == shape => continue,
+            Some(found) => format!("shape {found:?}, expected {shape:?}"),
+            None => format!("is missing, expected shape {shape:?}"),
+        };
+        return Err(ConvertError::tensor(weights.path(), name, problem));
     }
-    match weights
-        .names()
-        .iter()
-        .find(|&name| !expected.iter().any(|(known, _)| known == name))
-    {
+    match weights.names().iter().find(|&name| !expected.contains_key(name)) {
         Some(name) => Err(ConvertError::tensor(
             weights.path(),
             name,
@@ -196,88 +229,4 @@ fn check_every_tensor(weights: &Weights<'_>, config: &NetworkConfig) -> Result<(
         )),
         None => Ok(()),
     }
-}
-
-/// Names and shapes of a network with the full VeRA block (network spec §2).
-pub(super) fn shapes(config: &NetworkConfig) -> Vec<(String, Vec<usize>)> {
-    let NetworkConfig {
-        width,
-        patch,
-        latent_channels,
-        acceleration_width,
-        ..
-    } = *config;
-    let mut shapes = vec![
-        ("pos_embed".to_owned(), vec![1, config.tokens(), width]),
-        (
-            "x_embedder.proj.weight".to_owned(),
-            vec![width, latent_channels, patch, patch],
-        ),
-        ("x_embedder.proj.bias".to_owned(), vec![width]),
-        (
-            "y_embedder.embedding_table.weight".to_owned(),
-            vec![config.class_rows(), width],
-        ),
-    ];
-    let mut linear = |name: String, outputs: usize, inputs: usize| {
-        shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
-        shapes.push((format!("{name}.bias"), vec![outputs]));
-    };
-    for (embedder, size) in [("t_embedder", width), ("dt_embedder", 2 * width)] {
-        linear(format!("{embedder}.mlp.0"), size, FOURIER_FEATURES);
-        linear(format!("{embedder}.mlp.2"), size, size);
-    }
-    for block in 0..config.depth {
-        linear(format!("blocks.{block}.attn.qkv"), 3 * width, width);
-        linear(format!("blocks.{block}.attn.proj"), width, width);
-        linear(format!("blocks.{block}.mlp.fc1"), config.mlp_ratio * width, width);
-        linear(format!("blocks.{block}.mlp.fc2"), width, config.mlp_ratio * width);
-        linear(format!("blocks.{block}.adaLN_modulation.1"), 6 * width, width);
-    }
-    for head in ["final_layer.0", "final_layer.1", "final_acc_layer"] {
-        linear(format!("{head}.linear"), config.patch_values(), width);
-        linear(format!("{head}.adaLN_modulation.1"), 2 * width, width);
-    }
-    for (branch, _) in config.branch_ends.iter().enumerate() {
-        let vera = format!("df_blocks.{branch}");
-        let hidden = [
-            width,
-            acceleration_width,
-            2 * acceleration_width,
-            acceleration_width,
-            width,
-        ];
-        for (index, sizes) in hidden.windows(2).enumerate() {
-            linear(format!("{vera}.acc_mlp.{}", 2 * index), sizes[1], sizes[0]);
-        }
-        linear(format!("{vera}.acc_norm.mlp.fc1"), 2 * width, 2 * width);
-        linear(format!("{vera}.acc_norm.mlp.fc2"), width, 2 * width);
-        linear(format!("{vera}.acc_norm.adaLN_modulation.1"), 4 * width, 2 * width);
-        linear(format!("{vera}.cross_attention.multihead_attn.out_proj"), width, width);
-        if let Some(alignment_width) = config.alignment_width {
-            let hidden = [width, config.projector_width, config.projector_width, alignment_width];
-            for (index, sizes) in hidden.windows(2).enumerate() {
-                linear(format!("projectors.{branch}.{}", 2 * index), sizes[1], sizes[0]);
-            }
-        }
-    }
-    for (branch, _) in config.branch_ends.iter().enumerate() {
-        let attention = format!("df_blocks.{branch}.cross_attention");
-        shapes.push((
-            format!("{attention}.multihead_attn.in_proj_weight"),
-            vec![3 * width, width],
-        ));
-        shapes.push((format!("{attention}.multihead_attn.in_proj_bias"), vec![3 * width]));
-        shapes.push((format!("{attention}.layer_norm.weight"), vec![width]));
-        shapes.push((format!("{attention}.layer_norm.bias"), vec![width]));
-    }
-    if config.qk_norm {
-        let head_width = width / config.heads.max(1);
-        for block in 0..config.depth {
-            for part in ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"] {
-                shapes.push((format!("blocks.{block}.attn.{part}"), vec![head_width]));
-            }
-        }
-    }
-    shapes
 }

@@ -4,36 +4,60 @@ use super::error::ConvertError;
 use super::import::{self, Imported, Source};
 use super::names::registration_order;
 use super::weights::Weights;
-use super::{Options, Report};
+use super::{Options, Report, WeightSet};
 use crate::torch_pickle::{PythonObject, TensorData, TorchWriter};
 use crate::NetworkConfig;
 use std::path::Path;
 
-/// One file of weights becomes both `model` and `ema`; a checkpoint folder also brings its optimiser.
+/// A checkpoint folder brings `model` and `ema`; a single file of weights becomes both.
 pub(super) fn to_torch(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
-    let source = Source::open(input)?;
+    let temporary = output.with_extension("partial");
+    let written = write(input, &temporary, options).and_then(|imported| {
+        std::fs::rename(&temporary, output).map_err(|source| ConvertError::Io {
+            path: output.to_owned(),
+            source,
+        })?;
+        Ok(imported)
+    });
+    if written.is_err() {
+        // The first error is the one to report; what is left of the file is of no use to anybody.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    Ok(Report {
+        written: vec![output.to_owned()],
+        ..written?
+    })
+}
+
+fn write(input: &Path, temporary: &Path, options: &Options) -> Result<Report, ConvertError> {
+    let source = Source::open(input, options.weights)?;
     let Imported {
         weights,
         config,
         step,
         source: kind,
         notes,
-        ..
     } = import::import(&source, options.weights, options)?;
-    let temporary = output.with_extension("partial");
-    let mut writer = TorchWriter::create(&temporary)?;
-    let dict = write_state_dict(&mut writer, &weights)?;
+    let mut writer = TorchWriter::create(temporary)?;
+    let [model, ema] = if input.is_dir() {
+        [WeightSet::Model, WeightSet::Ema].map(|set| -> Result<_, ConvertError> {
+            let source = Source::open(input, set)?;
+            write_state_dict(&mut writer, &import::import(&source, set, options)?.weights)
+        })
+    } else {
+        let both = write_state_dict(&mut writer, &weights)?;
+        [Ok(both.clone()), Ok(both)]
+    };
     let root = vec![
-        (PythonObject::text("model"), dict.clone()),
-        (PythonObject::text("ema"), dict),
+        (PythonObject::text("model"), model?),
+        (PythonObject::text("ema"), ema?),
         (PythonObject::text("args"), arguments(&config)),
         (PythonObject::text("steps"), PythonObject::Int(step.unwrap_or(0) as i64)),
     ];
     writer.finish(&PythonObject::Dict(root))?;
-    rename(&temporary, output)?;
     Ok(Report {
         source: kind,
-        written: vec![output.to_owned()],
+        written: Vec::new(),
         tensors: weights.names().len(),
         parameters: weights.parameters(),
         step,
@@ -42,22 +66,15 @@ pub(super) fn to_torch(input: &Path, output: &Path, options: &Options) -> Result
     })
 }
 
-pub(super) fn rename(temporary: &Path, output: &Path) -> Result<(), ConvertError> {
-    std::fs::rename(temporary, output).map_err(|source| ConvertError::Io {
-        path: output.to_owned(),
-        source,
-    })
-}
-
 /// Names in the order the authors' code registers its parameters.
-pub(super) fn registered_names(weights: &Weights<'_>) -> Vec<String> {
+fn registered_names(weights: &Weights<'_>) -> Vec<String> {
     let mut names = weights.names().to_vec();
     names.sort_unstable();
     names.sort_by_cached_key(|name| registration_order(name));
     names
 }
 
-pub(super) fn write_state_dict(writer: &mut TorchWriter, weights: &Weights<'_>) -> Result<PythonObject, ConvertError> {
+fn write_state_dict(writer: &mut TorchWriter, weights: &Weights<'_>) -> Result<PythonObject, ConvertError> {
     let mut pairs = Vec::new();
     for name in registered_names(weights) {
         let shape = weights.shape(&name).unwrap_or_default().to_vec();
@@ -68,7 +85,7 @@ pub(super) fn write_state_dict(writer: &mut TorchWriter, weights: &Weights<'_>) 
 }
 
 /// What the authors' trainer keeps of its command line, as far as it describes the network.
-pub(super) fn arguments(config: &NetworkConfig) -> PythonObject {
+fn arguments(config: &NetworkConfig) -> PythonObject {
     let ends: Vec<String> = config.branch_ends.iter().map(ToString::to_string).collect();
     PythonObject::Namespace(vec![
         (

@@ -1,12 +1,13 @@
 //! Torch files and foreign safetensors to a safetensors file of ours.
 
-use super::architecture::{self, Architecture};
+use super::architecture::{self, Architecture, Description};
 use super::error::ConvertError;
 use super::safetensors_file::SafetensorsFile;
 use super::sit;
 use super::weights::Weights;
 use super::{Options, Report, SingleHead, WeightSet};
-use crate::torch_pickle::{TensorData, TorchFile, Value};
+use crate::checkpoint::{EMA_FILE, MODEL_FILE};
+use crate::torch_pickle::{TensorData, TorchFile};
 use crate::NetworkConfig;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -19,46 +20,83 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens a file by what it starts with, not by its name.
-    pub(super) fn open(path: &Path) -> Result<Self, ConvertError> {
-        if SafetensorsFile::recognises(path)? {
-            Ok(Self::Safetensors(SafetensorsFile::open(path)?))
+    /// Opens a file by what it starts with, not by its name, or one of the two files of weights in a checkpoint folder.
+    pub(super) fn open(path: &Path, set: WeightSet) -> Result<Self, ConvertError> {
+        let file = match set {
+            _ if !path.is_dir() => path.to_owned(),
+            WeightSet::Ema => path.join(EMA_FILE),
+            WeightSet::Model => path.join(MODEL_FILE),
+        };
+        if SafetensorsFile::recognises(&file)? {
+            Ok(Self::Safetensors(SafetensorsFile::open(&file)?))
         } else {
-            Ok(Self::Torch(TorchFile::open(path)?))
+            Ok(Self::Torch(TorchFile::open(&file)?))
         }
     }
 
-    /// The weights asked for, the trainer's arguments and step where there are any, and what the file is, in words.
-    fn weights(&self, set: WeightSet) -> Result<(Weights<'_>, Option<Value<'_>>, Option<u64>, String), ConvertError> {
+    /// The weights asked for and all that the file says of them.
+    fn contents(&self, set: WeightSet) -> Result<Contents<'_>, ConvertError> {
         match self {
-            Self::Safetensors(file) => {
-                let step = file.metadata().get("step").and_then(|step| step.parse().ok());
-                Ok((
-                    Weights::from_safetensors(file)?,
-                    None,
-                    step,
-                    "safetensors weights".to_owned(),
-                ))
-            }
+            Self::Safetensors(file) => Ok(Contents {
+                weights: Weights::from_safetensors(file)?,
+                description: match file.metadata().get("config") {
+                    Some(_) => Description::Config(Box::new(config_of(file)?)),
+                    None => Description::Nothing,
+                },
+                step: file.metadata().get("step").and_then(|step| step.parse().ok()),
+                kind: "safetensors weights".to_owned(),
+            }),
             Self::Torch(file) => {
                 let root = file.root();
-                let key = match set {
-                    WeightSet::Ema => "ema",
-                    WeightSet::Model => "model",
+                let (wanted, other) = match set {
+                    WeightSet::Ema => ("ema", "model"),
+                    WeightSet::Model => ("model", "ema"),
                 };
-                if let Some(dict) = root.get(key) {
-                    let step = root
-                        .get("steps")
-                        .and_then(|value| value.as_i64())
-                        .and_then(|step| u64::try_from(step).ok());
-                    let source = format!("torch checkpoint, `{key}` weights");
-                    return Ok((Weights::from_torch(file, dict)?, root.get("args"), step, source));
-                }
-                let dict = root.get("state_dict").or(root.get("model")).unwrap_or(root);
-                Ok((Weights::from_torch(file, dict)?, None, None, "torch weights".to_owned()))
+                let found = [wanted, other].into_iter().find_map(|key| Some((key, root.get(key)?)));
+                let Some((key, dict)) = found else {
+                    return Ok(Contents {
+                        weights: Weights::from_torch(file, root.get("state_dict").unwrap_or(root))?,
+                        description: Description::Nothing,
+                        step: None,
+                        kind: "torch weights".to_owned(),
+                    });
+                };
+                let step = root.get("steps").and_then(|value| value.as_i64());
+                let instead = if key == wanted {
+                    String::new()
+                } else {
+                    format!(" (it has no `{wanted}` ones)")
+                };
+                Ok(Contents {
+                    weights: Weights::from_torch(file, dict)?,
+                    description: root.get("args").map_or(Description::Nothing, Description::Arguments),
+                    step: step.and_then(|step| u64::try_from(step).ok()),
+                    kind: format!("torch checkpoint, `{key}` weights{instead}"),
+                })
             }
         }
     }
+}
+
+/// What a file holds.
+struct Contents<'a> {
+    weights: Weights<'a>,
+    description: Description<'a>,
+    step: Option<u64>,
+    kind: String,
+}
+
+/// The configuration in a file's metadata, whose `heads` are 0 where it leaves them out.
+pub(crate) fn config_of(file: &SafetensorsFile) -> Result<NetworkConfig, ConvertError> {
+    let content = |problem: String| ConvertError::content(file.path(), problem);
+    let text = file
+        .metadata()
+        .get("config")
+        .ok_or_else(|| content("its metadata have no `config`".to_owned()))?;
+    let wrong = |error: serde_json::Error| content(format!("`config` in its metadata: {error}"));
+    let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(wrong)?;
+    fields.entry("heads").or_insert(json!(0));
+    serde_json::from_value(fields.into()).map_err(wrong)
 }
 
 /// Weights with reference names, in our convention of time.
@@ -71,12 +109,17 @@ pub(super) struct Imported<'a> {
 }
 
 pub(super) fn import<'a>(source: &'a Source, set: WeightSet, options: &Options) -> Result<Imported<'a>, ConvertError> {
-    let (mut weights, arguments, step, kind) = source.weights(set)?;
+    let Contents {
+        mut weights,
+        description,
+        step,
+        kind,
+    } = source.contents(set)?;
     let mut notes = Vec::new();
     if weights.contains("final_layer.linear.weight") {
         fold_single_head(&mut weights, options, &mut notes)?;
     }
-    let Architecture { config, notes: assumed } = architecture::infer(&weights, arguments, options)?;
+    let Architecture { config, notes: assumed } = architecture::infer(&weights, &description, options)?;
     notes.extend(assumed);
     Ok(Imported {
         weights,
@@ -154,14 +197,13 @@ pub(super) fn metadata(config: &NetworkConfig, step: Option<u64>) -> BTreeMap<St
 }
 
 pub(super) fn to_single_file(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
-    let source = Source::open(input)?;
+    let source = Source::open(input, options.weights)?;
     let Imported {
         weights,
         config,
         step,
         source: kind,
         notes,
-        ..
     } = import(&source, options.weights, options)?;
     weights.write_safetensors(output, &metadata(&config, step))?;
     Ok(Report {

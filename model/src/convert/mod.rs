@@ -7,12 +7,16 @@
 //! |---|---|---|
 //! | torch file of the authors' trainer | one set of weights (EMA by default) | |
 //! | torch or safetensors file of SiT or DiT | the same network as one branch of ours | |
-//! | our safetensors file | | a torch file of the authors' form |
+//! | our safetensors file, or a checkpoint folder of ours | the same weights | a torch file of the authors' form |
+//!
+//! SiT and DiT checkpoints have the same tensors. A SiT predicts a velocity, so its convention of time is folded into the
+//! weights and every sampler here works on it. A DiT predicts the noise of a discrete diffusion process: no change of its
+//! weights makes a velocity of that, so it is taken as it is, as a start for fine-tuning, and the report says so.
 
 mod architecture;
 mod error;
 mod export;
-mod import;
+pub(crate) mod import;
 mod names;
 pub(crate) mod safetensors_file;
 mod sit;

@@ -8,19 +8,21 @@ use deepflow_model::convert::{convert, Options, SingleHead, WeightSet};
 
 use crate::cli::Stage;
 use crate::interrupt::Interrupt;
+use crate::train::find_checkpoint;
 
 /// Convert weights between torch checkpoints and safetensors
 ///
 /// Reads the torch checkpoints of the DeepFlow authors' trainer, public SiT and DiT checkpoints, and safetensors with the
 /// same names; writes safetensors with the names of the reference, or (OUT ending in .pt) a torch file of ours. Nothing
-/// stored in a torch file is executed.
+/// stored in a torch file is executed. A SiT's convention of time is folded into its weights, so that the same samplers work;
+/// a DiT predicts noise, which no change of weights makes a velocity of: it is only a start for fine-tuning.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  deepflow inspect convert 0400000.pt deepflow-b.safetensors\n  \
                         deepflow inspect convert SiT-XL-2-256x256.pt sit-xl.safetensors"
 )]
 pub struct ConvertArgs {
-    /// Weights to read: .pt, .pth, .ckpt or .safetensors
+    /// Weights to read: .pt, .pth, .ckpt or .safetensors, a run (its newest checkpoint) or a checkpoint of a run
     input: PathBuf,
     /// File to write: .safetensors or .pt
     output: PathBuf,
@@ -72,7 +74,12 @@ impl Stage for ConvertArgs {
             branch_ends: self.branch_ends,
             legacy_scaling: self.legacy_scaling,
         };
-        let report = convert(&self.input, &self.output, &options)?;
+        let input = if self.input.is_dir() {
+            find_checkpoint(&self.input)?
+        } else {
+            self.input
+        };
+        let report = convert(&input, &self.output, &options)?;
         write!(std::io::stdout(), "{report}")?;
         Ok(())
     }

@@ -34,7 +34,13 @@ impl Source {
     pub fn open(path: &Path, args: &ConfigArgs, flags: &[(&str, Option<toml::Value>)]) -> anyhow::Result<Self> {
         if path.is_file() {
             let mut base = Config::default();
-            if let Ok(model) = read_config(path) {
+            if let Some(model) = read_config(path)? {
+                if model.heads == 0 {
+                    tracing::warn!(
+                        "{}: does not say how many heads: give --set model.heads=N",
+                        path.display()
+                    );
+                }
                 base.model = model;
             }
             let config = args.load_over(&base, flags)?;
