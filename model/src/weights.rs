@@ -13,6 +13,8 @@ use crate::parameters::Parameter;
 /// Names of the two tables that fine-tuning may make anew.
 const CLASS_TABLE: &str = "y_embedder.embedding_table.weight";
 const POSITION_TABLE: &str = "pos_embed";
+/// What the names of projectors begin with.
+const PROJECTORS: &str = "projectors.";
 
 /// Tensors by name, whatever file or prefix they come from.
 pub trait WeightSource {
@@ -37,7 +39,7 @@ impl WeightSource for SafeTensors<'_> {
 /// What loading left as it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Parameters that the source lacks and the network never uses: kept at their initial values.
+    /// Parameters that the source lacks and that can do without: kept at their initial values.
     pub kept: Vec<String>,
     /// Tensors of projectors, which the configuration does not have: alignment is a matter of training alone.
     pub ignored: Vec<String>,
@@ -64,7 +66,8 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     }
 
     /// Takes the weights of a network that was trained with another number of classes or another resolution: a class
-    /// table of another size stays as initialised, a position table of another size as computed.
+    /// table of another size stays as initialised, a position table of another size as computed. Projectors that the
+    /// source lacks stay as initialised, too: training may begin to align.
     ///
     /// # Errors
     /// As [`load_weights`](Self::load_weights), for every other tensor.
@@ -72,6 +75,9 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         let mut report = FineTuneReport::default();
         let width = self.config().width;
         report.loaded = self.load_except(source, |parameter, found| {
+            let Some(found) = found else {
+                return parameter.name().starts_with(PROJECTORS);
+            };
             let another_size = found != parameter.shape();
             match (parameter.name(), found) {
                 (CLASS_TABLE, &[rows, columns]) if another_size && columns == width => {
@@ -88,19 +94,19 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         Ok(report)
     }
 
-    /// Loads all parameters but those for which `keep(parameter, shape in the source)` says that they stay.
+    /// Loads all parameters but those for which `keep(parameter, shape in the source, if it is there)` says that they stay.
     fn load_except(
         &mut self,
         source: &impl WeightSource,
-        mut keep: impl FnMut(&Parameter<E, D>, &[usize]) -> bool,
+        mut keep: impl FnMut(&Parameter<E, D>, Option<&[usize]>) -> bool,
     ) -> Result<LoadReport, ModelError> {
         let mut report = LoadReport::default();
         let mut loaded = Vec::new();
         for parameter in self.parameters() {
             loaded.push(match source.tensor(parameter.name()) {
-                Some(view) if keep(parameter, view.shape()) => None,
+                Some(view) if keep(parameter, Some(view.shape())) => None,
                 Some(view) => Some(values_for(parameter, &view)?),
-                None if !parameter.is_trained() => {
+                None if !parameter.is_trained() || keep(parameter, None) => {
                     report.kept.push(parameter.name().to_string());
                     None
                 }
@@ -130,7 +136,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
             if known.binary_search(&name.as_str()).is_ok() {
                 continue;
             }
-            if !name.starts_with("projectors.") {
+            if !name.starts_with(PROJECTORS) {
                 let found = source.tensor(&name).map(|view| view.shape().to_vec());
                 return Err(WeightsError::Unexpected {
                     name,

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use deepflow_model::checkpoint::{load_network, read_config, EMA_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE};
-use deepflow_model::training::Trainer;
+use deepflow_model::training::{LossSettings, OptimizerSettings, Trainer};
 use deepflow_model::{Network, NetworkConfig};
 use dfdx::prelude::Cpu;
 use safetensors::SafeTensors;
@@ -61,7 +61,7 @@ fn weights_carry_their_configuration_and_load_by_themselves() {
     run(&mut trainer, 0..1);
     trainer.save(&folder, &json!(null)).unwrap();
     let file = folder.join(EMA_FILE);
-    assert_eq!(read_config(&file).unwrap(), config());
+    assert_eq!(read_config(&file).unwrap(), Some(config()));
     let loaded: Network<f32, Cpu> = load_network(&file, config(), Cpu::default()).unwrap();
     for (loaded, expected) in loaded.parameters().into_iter().zip(trainer.ema_network().parameters()) {
         assert_eq!(loaded.values.as_vec(), expected.values.as_vec());
@@ -128,6 +128,29 @@ fn fine_tuning_makes_class_and_position_tables_anew() {
             parameter.name()
         );
     }
+}
+
+#[test]
+fn fine_tuning_may_begin_to_align() {
+    let plain = NetworkConfig {
+        alignment_width: None,
+        ..config()
+    };
+    let source: Network<f32, Cpu> = Network::new(plain, Cpu::default(), 5).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("step-0000000");
+    let rates = (LossSettings::published(3), OptimizerSettings::default());
+    Trainer::new(source, rates.0, rates.1, 1, 0)
+        .unwrap()
+        .save(&folder, &json!(null))
+        .unwrap();
+    let bytes = std::fs::read(folder.join(MODEL_FILE)).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut aligning: Network<f32, Cpu> = Network::new(config(), Cpu::default(), 1).unwrap();
+    assert!(aligning.load_weights(&tensors).is_err());
+    let report = aligning.start_from(&tensors).unwrap();
+    assert_eq!(report.loaded.kept.len(), 12);
+    assert!(report.loaded.kept.iter().all(|name| name.starts_with("projectors.")));
 }
 
 const FULL_DISK: &str = "DEEPFLOW_TEST_CHECKPOINTS_ON_A_FULL_DISK";

@@ -30,5 +30,8 @@ pub fn load<D: Operators<f32>>(network: &mut Network<f32, D>, file: &Path) -> an
             config.tokens()
         );
     }
+    if report.loaded.kept.iter().any(|name| name.starts_with("projectors.")) {
+        tracing::warn!("it has no projectors, this model aligns: made anew");
+    }
     Ok(())
 }
