@@ -3,10 +3,11 @@
 //! The formats are described in TensorFlow's `record_writer.h` and `event.proto`; only what a training run needs is here.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use prost::Message;
 
 /// `tensorflow.Event`
@@ -20,6 +21,16 @@ struct Event {
     file_version: Option<String>,
     #[prost(message, optional, tag = "5")]
     summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
+}
+
+/// `tensorflow.SessionLog`
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    /// 1 is START.
+    #[prost(int32, tag = "1")]
+    status: i32,
 }
 
 /// `tensorflow.Summary`
@@ -57,32 +68,43 @@ struct SummaryImage {
 /// One event file of a run. Every start of the program begins a new one; TensorBoard shows them as one run.
 #[derive(Debug)]
 pub struct EventFile {
-    file: BufWriter<File>,
+    file: File,
     path: PathBuf,
 }
 
 impl EventFile {
-    /// Starts `events.out.tfevents.SECONDS.PROCESS.deepflow` in `folder`.
+    /// Starts `events.out.tfevents.SECONDS.MICROSECONDS.PROCESS.deepflow` in `folder`, for a run that continues after
+    /// `step`. TensorBoard forgets what earlier files say of later steps: a killed run had gone further than its last
+    /// checkpoint.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn create(folder: &Path) -> io::Result<Self> {
-        let name = format!(
-            "events.out.tfevents.{}.{}.deepflow",
-            wall_time() as u64,
-            std::process::id()
-        );
-        let path = folder.join(name);
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let mut events = Self {
-            file: BufWriter::new(file),
-            path,
-        };
+    /// What the system says, with the path.
+    pub fn continue_after(folder: &Path, step: u64) -> anyhow::Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (seconds, microseconds, process) = (now.as_secs(), now.subsec_micros(), std::process::id());
+        // Read in the order of their names, which is that of their times.
+        let path = folder.join(format!(
+            "events.out.tfevents.{seconds:010}.{microseconds:06}.{process}.deepflow"
+        ));
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
+        let mut events = Self { file, path };
         events.write(&Event {
             wall_time: wall_time(),
             file_version: Some("brain.Event:2".to_owned()),
             ..Event::default()
         })?;
+        if step > 0 {
+            events.write(&Event {
+                wall_time: wall_time(),
+                step: (step + 1).cast_signed(),
+                session_log: Some(SessionLog { status: 1 }),
+                ..Event::default()
+            })?;
+        }
         Ok(events)
     }
 
@@ -95,8 +117,8 @@ impl EventFile {
     /// Writes numbers by tag, all at `step`.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn scalars<'a>(&mut self, step: u64, scalars: impl IntoIterator<Item = (&'a str, f64)>) -> io::Result<()> {
+    /// What the system says, with the path.
+    pub fn scalars<'a>(&mut self, step: u64, scalars: impl IntoIterator<Item = (&'a str, f64)>) -> anyhow::Result<()> {
         let value = |(tag, number): (&str, f64)| SummaryValue {
             tag: tag.to_owned(),
             simple_value: Some(number as f32),
@@ -108,8 +130,8 @@ impl EventFile {
     /// Writes a PNG of `width` by `height` RGB pixels.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn image(&mut self, step: u64, tag: &str, width: u32, height: u32, png: &[u8]) -> io::Result<()> {
+    /// What the system says, with the path.
+    pub fn image(&mut self, step: u64, tag: &str, width: u32, height: u32, png: &[u8]) -> anyhow::Result<()> {
         let image = SummaryImage {
             height: height.cast_signed(),
             width: width.cast_signed(),
@@ -126,18 +148,19 @@ impl EventFile {
         )
     }
 
-    fn summary(&mut self, step: u64, value: Vec<SummaryValue>) -> io::Result<()> {
+    fn summary(&mut self, step: u64, value: Vec<SummaryValue>) -> anyhow::Result<()> {
         self.write(&Event {
             wall_time: wall_time(),
             step: step.cast_signed(),
-            file_version: None,
             summary: Some(Summary { value }),
+            ..Event::default()
         })
     }
 
-    fn write(&mut self, event: &Event) -> io::Result<()> {
-        self.file.write_all(&record(&event.encode_to_vec()))?;
-        self.file.flush()
+    fn write(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.file
+            .write_all(&record(&event.encode_to_vec()))
+            .with_context(|| self.path.display().to_string())
     }
 }
 
@@ -181,7 +204,7 @@ mod tests {
     #[test]
     fn events_read_back() {
         let folder = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(folder.path()).unwrap();
+        let mut events = EventFile::continue_after(folder.path(), 6).unwrap();
         events
             .scalars(7, [("loss/total", 0.5), ("learning_rate", 1e-4)])
             .unwrap();
@@ -196,8 +219,9 @@ mod tests {
             rest = &rest[16 + length..];
         }
         assert_eq!(read[0].file_version.as_deref(), Some("brain.Event:2"));
-        assert_eq!(read[1].step, 7);
-        let values = &read[1].summary.as_ref().unwrap().value;
+        assert_eq!((read[1].step, read[1].session_log.as_ref().unwrap().status), (7, 1));
+        assert_eq!(read[2].step, 7);
+        let values = &read[2].summary.as_ref().unwrap().value;
         assert_eq!(
             (values[0].tag.as_str(), values[0].simple_value),
             ("loss/total", Some(0.5))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{bail, Context};
 use deepflow_datasets as datasets;
-use deepflow_datasets::{Class, Codec, Dataset, Loader, LoaderConfig, LoaderState, OpenOptions};
+use deepflow_datasets::{Class, Codec, Dataset, Loader, LoaderConfig, LoaderState, OpenOptions, FEATURES};
 use deepflow_model::training::{Batch, SamplePlace};
 use deepflow_model::NetworkConfig;
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,9 @@ pub struct Feed {
     record: DataRecord,
     /// What is taken off every latent after scaling.
     shift: f32,
+    /// Tokens and width of the alignment features that the model takes, where it aligns.
+    features: Option<[usize; 2]>,
+    shards: String,
     skipped: u64,
 }
 
@@ -143,6 +146,8 @@ impl Feed {
             loader,
             record,
             shift: (shift * scale) as f32,
+            features: features(config),
+            shards: config.data.shards.clone().unwrap_or_default(),
             skipped: 0,
         })
     }
@@ -168,6 +173,16 @@ impl Feed {
             bail!("the data ended, expected one epoch after the other")
         };
         self.skipped += batch.skipped;
+        if let (Some(features), Some(expected)) = (&batch.features, self.features) {
+            if features.shape != expected {
+                bail!(
+                    "{}: {FEATURES} of shape {:?}, expected {expected:?}: the tokens of the model and \
+                     model.alignment_width",
+                    self.shards,
+                    features.shape
+                );
+            }
+        }
         let mut latents = batch.latents.to_vec();
         if self.shift != 0.0 {
             latents.iter_mut().for_each(|value| *value -= self.shift);
@@ -199,8 +214,15 @@ pub fn shift_factor(codec: &Codec) -> f64 {
         .unwrap_or(0.0)
 }
 
+/// Tokens and width of the features that a run aligns with, if it does.
+fn features(config: &Config) -> Option<[usize; 2]> {
+    let width = config.model.alignment_width.filter(|_| config.loss.alignment > 0.0)?;
+    Some([config.model.tokens(), width])
+}
+
 fn loader_config(config: &Config) -> LoaderConfig {
     let data: &DataConfig = &config.data;
+    let features = features(config).is_some();
     LoaderConfig {
         seed: config.train.seed,
         batch_size: config.train.batch,
@@ -213,8 +235,9 @@ fn loader_config(config: &Config) -> LoaderConfig {
                 samples: data.block_samples as u64,
             },
         },
-        flip: data.mirror,
-        features: config.model.alignment_width.is_some() && config.loss.alignment > 0.0,
+        // Alignment features are of the picture as it is, not of its mirror image.
+        flip: data.mirror && !features,
+        features,
         classes: u32::try_from(config.model.classes).ok(),
         on_error: match data.on_error {
             OnError::Stop => datasets::OnError::Stop,

@@ -66,6 +66,7 @@ impl RunDirectory {
         }
         make_folder(&run.checkpoints_folder())?;
         make_folder(&run.samples_folder())?;
+        run.tidy_up()?;
         config.save(root)?;
         Ok(run)
     }
@@ -84,6 +85,32 @@ impl RunDirectory {
         Ok(())
     }
 
+    /// Removes what a kill left half-written, and names the newest whole checkpoint in `latest`, which a kill right after
+    /// it was written could have prevented.
+    fn tidy_up(&self) -> anyhow::Result<()> {
+        let folder = self.checkpoints_folder();
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let entry = entry.with_context(|| folder.display().to_string())?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(".step-") && name.ends_with(".partial") {
+                let path = entry.path();
+                fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+            }
+        }
+        match checkpoints(&self.root)?.pop() {
+            Some((step, _)) => self.name_latest(step),
+            None => Ok(()),
+        }
+    }
+
+    fn name_latest(&self, step: u64) -> anyhow::Result<()> {
+        let name = checkpoint_name(step);
+        write_atomically(
+            &self.checkpoints_folder().join("latest"),
+            format!("{name}\n").as_bytes(),
+        )
+    }
+
     /// The folder itself.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -94,6 +121,13 @@ impl RunDirectory {
     #[must_use]
     pub fn metrics_file(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// `bad_steps.jsonl`: the steps that were skipped for a loss or gradient that is not finite, with the keys of their
+    /// samples.
+    #[must_use]
+    pub fn bad_steps_file(&self) -> PathBuf {
+        self.root.join("bad_steps.jsonl")
     }
 
     /// `samples/`
@@ -128,11 +162,7 @@ impl RunDirectory {
     /// # Errors
     /// What the system says, with the path.
     pub fn checkpoint_written(&self, step: u64, keep_last: usize, keep_every: u64) -> anyhow::Result<()> {
-        let name = checkpoint_name(step);
-        write_atomically(
-            &self.checkpoints_folder().join("latest"),
-            format!("{name}\n").as_bytes(),
-        )?;
+        self.name_latest(step)?;
         if keep_last == 0 {
             return Ok(());
         }
@@ -267,8 +297,17 @@ mod tests {
     fn half_written_checkpoints_do_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunDirectory::open(&folder.path().join("run"), &Config::default()).unwrap();
-        fs::create_dir(run.checkpoints_folder().join(".step-0000500.partial")).unwrap();
+        let half = run.checkpoints_folder().join(".step-0000500.partial");
+        fs::create_dir(&half).unwrap();
         assert_eq!(run.latest().unwrap(), None);
+
+        // The next start removes it, and makes up for a kill between a checkpoint and its name in `latest`.
+        fs::create_dir(run.checkpoint(400)).unwrap();
+        drop(run);
+        let run = RunDirectory::open(&folder.path().join("run"), &Config::default()).unwrap();
+        assert!(!half.exists());
+        let latest = fs::read_to_string(run.checkpoints_folder().join("latest")).unwrap();
+        assert_eq!(latest, "step-0000400\n");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::bail;
 use deepflow_datasets::LoaderState;
 use deepflow_model::ops::Operators;
 use deepflow_model::training::{StepOutcome, StepRates, StepReport, Trainer};
+use serde_json::json;
 
 use super::data::{Fed, Feed};
 use super::preview::Preview;
@@ -30,6 +31,8 @@ pub struct Session<'a, D: Operators<f32>> {
     place: LoaderState,
     log: MetricsLog,
     events: EventFile,
+    /// Begun at the first step that is skipped.
+    bad_steps: Option<MetricsLog>,
     preview: Preview,
     window: Window,
     bad_in_a_row: u64,
@@ -48,7 +51,8 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
         let step = trainer.step_count();
         Ok(Self {
             log: MetricsLog::continue_after(&run.metrics_file(), step)?,
-            events: EventFile::create(run.root())?,
+            events: EventFile::continue_after(run.root(), step)?,
+            bad_steps: None,
             preview: Preview::open(config, &run, feed.record()),
             config,
             run,
@@ -106,6 +110,7 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
 
     fn skipped(&mut self, report: &StepReport, keys: &[String]) -> anyhow::Result<()> {
         self.bad_in_a_row += 1;
+        self.log_bad_step(report, keys)?;
         let named = keys
             .iter()
             .take(NAMED_KEYS)
@@ -127,6 +132,20 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
         }
         tracing::warn!("{what}; skipped");
         Ok(())
+    }
+
+    /// Keeps all keys of the batch: the line on stderr has no place for them.
+    fn log_bad_step(&mut self, report: &StepReport, keys: &[String]) -> anyhow::Result<()> {
+        let log = match &mut self.bad_steps {
+            Some(log) => log,
+            none => none.insert(MetricsLog::continue_after(&self.run.bad_steps_file(), report.step - 1)?),
+        };
+        log.write(&json!({
+            "step": report.step,
+            "loss": report.losses.total,
+            "gradient_norm": report.gradient_norm,
+            "keys": keys,
+        }))
     }
 
     fn log(&mut self, rates: StepRates) -> anyhow::Result<()> {

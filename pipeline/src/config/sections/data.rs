@@ -42,7 +42,8 @@ pub struct DataConfig {
     pub readers: usize,
     /// Batches read ahead of training.
     pub read_ahead: usize,
-    /// Whether half of the samples use the moments of their mirrored picture, where the shards have them.
+    /// Whether half of the samples use the moments of their mirrored picture, where the shards have them; never when the
+    /// run aligns, because the alignment features are of the picture as it is.
     pub mirror: bool,
     /// What a sample that cannot be read does to the run.
     pub on_error: OnError,

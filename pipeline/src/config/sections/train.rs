@@ -23,7 +23,7 @@ pub enum Schedule {
 pub struct TrainConfig {
     /// Optimiser steps of the whole run.
     pub steps: u64,
-    /// Samples a step sees, over all processes and accumulations.
+    /// Samples a step sees, over all parts of `accumulation`.
     pub batch: usize,
     /// Parts a step's batch is computed in, one after the other, to need less memory.
     pub accumulation: usize,
@@ -114,12 +114,13 @@ impl TrainConfig {
             );
             return Err(Violation::new("train.accumulation", rule));
         }
-        for (key, every) in [
+        for (key, count) in [
             ("train.steps", self.steps),
             ("train.log_every", self.log_every),
             ("train.checkpoint_every", self.checkpoint_every),
+            ("train.max_bad_steps", self.max_bad_steps),
         ] {
-            at_least_one(key, usize::try_from(every).unwrap_or(usize::MAX))?;
+            at_least_one(key, usize::try_from(count).unwrap_or(usize::MAX))?;
         }
         in_range("train.learning_rate", self.learning_rate, 0.0, f64::INFINITY)?;
         in_range(
