@@ -1,54 +1,66 @@
-use deepflow_model::training::{batch_losses, LossSettings, TrainingInputs};
-use deepflow_model::{Network, NetworkConfig, VeraConfig};
+use deepflow_model::training::{batch_losses, LossSettings, Path, TrainingInputs};
+use deepflow_model::{Network, NetworkConfig, Outputs, VeraConfig};
 use dfdx::prelude::{Backward, Cpu, NoneTape, OwnedTape, PutTape};
 
 use crate::support::{batch, busy_network, config};
 
 const SMALL: f64 = 1e-5;
 
-fn total(network: &Network<f64, Cpu>, inputs: &TrainingInputs<f64, Cpu>, settings: &LossSettings) -> f64 {
-    let terms = batch_losses(network, &mut NoneTape, inputs, settings, 1.0).unwrap();
-    terms.values().total
+/// The whole loss by its definition. The acceleration loss stops the gradient of its velocities: here they are `frozen`.
+fn total(
+    network: &Network<f64, Cpu>,
+    inputs: &TrainingInputs<f64, Cpu>,
+    settings: &LossSettings,
+    frozen: &[Vec<f64>],
+) -> f64 {
+    let without_acceleration = LossSettings {
+        acceleration: 0.0,
+        ..settings.clone()
+    };
+    let terms = batch_losses(network, &mut NoneTape, inputs, &without_acceleration, 1.0).unwrap();
+    let outputs = forward(network, inputs);
+    let mut acceleration = 0.0;
+    for (k, predicted) in outputs.accelerations.iter().enumerate() {
+        let (predicted, displacements) = (predicted.as_vec(), inputs.displacements[k].as_vec());
+        let per_sample = predicted.len() / inputs.labels.len();
+        let errors = (0..predicted.len()).map(|i| {
+            let t = inputs.times[k][i / per_sample];
+            displacements[i] - t * frozen[k][i] + 0.5 * t * t * predicted[i]
+        });
+        acceleration += errors.map(|error| error * error).sum::<f64>() / predicted.len() as f64;
+    }
+    terms.values().total + settings.acceleration * acceleration
+}
+
+fn forward(network: &Network<f64, Cpu>, inputs: &TrainingInputs<f64, Cpu>) -> Outputs<f64, Cpu> {
+    let TrainingInputs {
+        patches, times, labels, ..
+    } = inputs;
+    network.forward(&mut NoneTape, patches, times, labels).unwrap()
 }
 
 /// The gradient of the whole loss against central differences, at two values of every parameter.
-fn check(config: &NetworkConfig) {
+fn check(config: &NetworkConfig, path: Path) {
     let mut network: Network<f64, Cpu> = busy_network(config);
     let settings = LossSettings {
-        // The stop-gradient of the acceleration loss is no derivative of the loss: its velocities have weight 0 below.
-        acceleration: 0.0,
+        path,
         ..LossSettings::published(config.branches())
     };
     let batch = batch(config, 0, 2);
     let inputs = batch.draw(0..2, config, &settings, 1, 0, network.device()).unwrap();
-    compare(&mut network, &inputs, &settings, |_| true);
+    let velocities = forward(&network, &inputs).velocities;
+    let frozen: Vec<Vec<f64>> = velocities.iter().map(|velocity| velocity.as_vec()).collect();
 
-    // The acceleration loss alone, for parameters that do not reach the velocity it is measured against.
-    let only_acceleration = LossSettings {
-        branch_weights: vec![0.0; config.branches()],
-        alignment: 0.0,
-        acceleration: 1.0,
-        ..settings
-    };
-    compare(&mut network, &inputs, &only_acceleration, |name| {
-        name.starts_with("final_acc_layer") || name.starts_with("df_blocks.1.acc_mlp")
-    });
-}
-
-fn compare(
-    network: &mut Network<f64, Cpu>,
-    inputs: &TrainingInputs<f64, Cpu>,
-    settings: &LossSettings,
-    wanted: impl Fn(&str) -> bool,
-) {
     let mut tape: OwnedTape<f64, Cpu> = OwnedTape::default();
-    let terms = batch_losses(network, &mut tape, inputs, settings, 1.0).unwrap();
+    let terms = batch_losses(&network, &mut tape, &inputs, &settings, 1.0).unwrap();
+    let whole = total(&network, &inputs, &settings, &frozen);
+    assert!((terms.values().total - whole).abs() < 1e-12 * whole);
     let mut gradients = terms.total.put_tape(tape).backward();
     let trained: Vec<(usize, String)> = network
         .parameters()
         .into_iter()
         .enumerate()
-        .filter(|(_, p)| p.is_trained() && wanted(p.name()))
+        .filter(|(_, p)| p.is_trained())
         .map(|(index, p)| (index, p.name().to_string()))
         .collect();
     for (index, name) in trained {
@@ -61,7 +73,7 @@ fn compare(
                 let mut values = original.clone();
                 values[place] += by;
                 network.parameters_mut()[index].values.copy_from(&values);
-                let loss = total(network, inputs, settings);
+                let loss = total(&network, &inputs, &settings, &frozen);
                 network.parameters_mut()[index].values.copy_from(&original);
                 loss
             };
@@ -79,16 +91,17 @@ fn compare(
 
 #[test]
 fn the_whole_loss_with_every_feature() {
-    check(&config());
+    check(&config(), Path::Linear);
 }
 
 #[test]
 fn the_whole_loss_with_clamped_scales_and_without_query_key_norm() {
-    check(&NetworkConfig {
+    let config = NetworkConfig {
         qk_norm: false,
         legacy_scaling: true,
         ..config()
-    });
+    };
+    check(&config, Path::Linear);
 }
 
 #[test]
@@ -107,6 +120,21 @@ fn the_whole_loss_without_components() {
             ..VeraConfig::default()
         },
     ] {
-        check(&NetworkConfig { vera, ..config() });
+        check(&NetworkConfig { vera, ..config() }, Path::Linear);
     }
+}
+
+#[test]
+fn the_whole_loss_on_the_cosine_path() {
+    check(&config(), Path::Cosine);
+}
+
+#[test]
+fn the_whole_loss_of_one_branch() {
+    let config = NetworkConfig {
+        branch_ends: Vec::new(),
+        alignment_width: None,
+        ..config()
+    };
+    check(&config, Path::Linear);
 }
