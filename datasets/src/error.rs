@@ -64,6 +64,24 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
+    /// A file that is not at its address.
+    #[error("{url}: there is no such file")]
+    NotFound {
+        /// The address.
+        url: String,
+    },
+    /// A server that answers a request for a part with something else.
+    #[error("{url}: the server does not serve parts of files")]
+    RangesNotServed {
+        /// The address.
+        url: String,
+    },
+    /// A remote folder without an index, whose shards cannot be listed.
+    #[error("{url}: no index.json; remote shards can only be read with the index that was written with them")]
+    NoRemoteIndex {
+        /// The address of the folder.
+        url: String,
+    },
     /// An address the crate cannot read.
     #[error("{url}: {reason}; expected a folder or file://, http(s)://, s3://, gs:// or az://")]
     UnknownLocation {
@@ -311,6 +329,12 @@ pub enum Error {
         found: String,
         /// What it may be.
         expected: String,
+    },
+    /// Faulty samples are skipped, and there are no others.
+    #[error("none of the data set's {samples} samples can be read; the warnings before this name the reasons")]
+    NothingReadable {
+        /// The number of samples.
+        samples: u64,
     },
     /// A thread of the loader panicked; the batch it worked on is lost.
     #[error("a reader thread of the loader panicked while it made the batch at position {position}")]

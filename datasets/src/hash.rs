@@ -1,5 +1,6 @@
 //! SHA-256 of what passes by.
 
+use crate::{Error, Result, ShardRecord};
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 
@@ -11,6 +12,22 @@ pub(crate) fn hex(digest: &[u8]) -> String {
 /// The SHA-256 of bytes in memory.
 pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
+}
+
+/// Compares a shard, as it lies on disk, with what the index records.
+///
+/// # Errors
+/// [`Error::HashMismatch`].
+pub(crate) fn check(bytes: &[u8], record: &ShardRecord) -> Result<()> {
+    let found = hex(&digest(bytes));
+    if found.eq_ignore_ascii_case(&record.sha256) {
+        return Ok(());
+    }
+    Err(Error::HashMismatch {
+        shard: record.name.clone(),
+        found,
+        expected: record.sha256.clone(),
+    })
 }
 
 /// The SHA-256 and the length of everything a reader gives.

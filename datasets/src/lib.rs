@@ -24,6 +24,7 @@ mod dataset;
 mod dataset_writer;
 mod error;
 mod files;
+mod folder;
 mod hash;
 mod index;
 mod key;
@@ -44,11 +45,12 @@ pub use compression::Compression;
 pub use dataset::{Dataset, OpenOptions};
 pub use dataset_writer::{DatasetPlan, DatasetWriter};
 pub use error::{Error, Place, Result};
+pub use folder::ShardFolder;
 pub use index::{Class, Codec, Index, ShardRecord, INDEX_FILE};
 pub use limits::Limits;
 pub use loader::{
-    AlignedBuffer, Batch, Features, LastBatch, Loader, LoaderConfig, LoaderState, LoaderStats, OnError, Posterior,
-    Shuffle,
+    AlignedBuffer, Batch, Features, LastBatch, Loader, LoaderConfig, LoaderState, LoaderStats, OnError, Polled,
+    Posterior, Shuffle,
 };
 pub use npy::{to_npy, Array, ArrayHeader, Dtype, NpyError};
 pub use offsets::{MemberSpan, OffsetTable};

@@ -6,10 +6,11 @@ mod common;
 use common::{plan, sample, write, write_shard};
 use deepflow_datasets::{
     verify, Compression, Dataset, DatasetWriter, Dtype, Error, Index, Limits, Loader, LoaderConfig, LoaderState,
-    OffsetTable, OnError, OpenOptions, Posterior, Sample, ShardReader, ShardWriter,
+    OffsetTable, OnError, OpenOptions, Posterior, Sample, ShardReader, ShardWriter, Shuffle,
 };
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -138,7 +139,7 @@ fn a_flipped_bit_is_found_by_its_hash() {
         bytes[middle] ^= 1;
         fs::write(&path, bytes).unwrap();
         set_modified(&path, modified);
-        let report = verify(folder.path(), Limits::default(), |_| {}).unwrap();
+        let report = verify(folder.path(), Limits::default(), |_| ControlFlow::Continue(())).unwrap();
         assert!(
             report.faults.iter().any(|fault| fault.contains("SHA-256")),
             "{:?}",
@@ -247,6 +248,24 @@ fn skipping_counts_and_leaves_out_only_the_faulty() {
 }
 
 #[test]
+fn a_data_set_of_which_nothing_can_be_read_is_an_error_also_when_errors_are_skipped() {
+    for epochs in [Some(1), None] {
+        let folder = tempfile::tempdir().unwrap();
+        write_samples(folder.path(), (0..9).map(|i| Sample::new(format!("{i}")).with_class(0)));
+        let dataset = Arc::new(Dataset::open(folder.path(), options()).unwrap());
+        let config = LoaderConfig {
+            on_error: OnError::Skip,
+            epochs,
+            ..config()
+        };
+        let mut loader = Loader::new(dataset, &config, LoaderState::default()).unwrap();
+        let error = loader.next_batch().unwrap_err();
+        assert!(matches!(error, Error::NothingReadable { samples: 9 }), "{error}");
+        assert!(loader.next_batch().unwrap().is_none());
+    }
+}
+
+#[test]
 fn duplicate_keys_are_found_in_a_shard_and_over_shards() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = ShardWriter::create(&folder.path().join("a.tar"), Compression::None).unwrap();
@@ -269,7 +288,7 @@ fn duplicate_keys_are_found_in_a_shard_and_over_shards() {
     write_shard(&writer, 0, 0..4);
     write_shard(&writer, 1, 3..6);
     writer.finish(2).unwrap();
-    let report = verify(folder.path(), Limits::default(), |_| {}).unwrap();
+    let report = verify(folder.path(), Limits::default(), |_| ControlFlow::Continue(())).unwrap();
     assert!(
         report.faults.len() == 1 && report.faults[0].contains("also in an earlier shard"),
         "{:?}",
@@ -316,7 +335,7 @@ fn indices_that_do_not_fit_are_refused() {
         matches!(&error, Error::ShardMissing { shard, .. } if shard == "latents-000001.tar"),
         "{error}"
     );
-    let faults = verify(folder.path(), Limits::default(), |_| {})
+    let faults = verify(folder.path(), Limits::default(), |_| ControlFlow::Continue(()))
         .unwrap()
         .faults
         .join("\n");
@@ -386,6 +405,7 @@ fn names_that_leave_the_folder_and_links_are_refused() {
 fn bombs_and_huge_claims_meet_the_limits() {
     let limits = Limits {
         shard_bytes: 1 << 20,
+        memory_bytes: 1 << 20,
         member_bytes: 1 << 16,
         name_bytes: 1000,
         members: 3,
@@ -412,6 +432,27 @@ fn bombs_and_huge_claims_meet_the_limits() {
         },
     );
     assert!(matches!(opened.err(), Some(Error::LimitExceeded { .. })));
+
+    // An index does not make it safe: what is held in memory has a limit of its own.
+    for compression in [Compression::None, Compression::Zstd(1)] {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &[20], compression);
+        let limits = Limits {
+            memory_bytes: 10_000,
+            ..Limits::default()
+        };
+        let dataset = Dataset::open(folder.path(), OpenOptions { limits, ..options() }).unwrap();
+        let block = LoaderConfig {
+            shuffle: Shuffle::Block { samples: 8 },
+            ..config()
+        };
+        let mut loader = Loader::new(Arc::new(dataset), &block, LoaderState::default()).unwrap();
+        let error = loader.next_batch().unwrap_err();
+        assert!(
+            matches!(&error, Error::LimitExceeded { limit: 10_000, .. }),
+            "{compression:?}: {error}"
+        );
+    }
 
     let mut claim = raw_tar(&[("a.bin", FILE, b"1")]);
     let mut header = tar::Header::from_byte_slice(&claim[..512]).clone();
@@ -506,7 +547,9 @@ fn a_run_that_was_killed_redoes_only_what_is_incomplete_and_gives_the_same_bytes
             content(whole.path()) == content(killed.path()),
             "{compression:?}: the folders differ"
         );
-        assert!(verify(killed.path(), Limits::default(), |_| {}).unwrap().is_sound());
+        assert!(verify(killed.path(), Limits::default(), |_| ControlFlow::Continue(()))
+            .unwrap()
+            .is_sound());
 
         let error = DatasetWriter::create(killed.path(), plan(Compression::Zstd(9))).unwrap_err();
         assert!(

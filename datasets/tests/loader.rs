@@ -121,8 +121,9 @@ proptest! {
     }
 
     #[test]
-    fn stopping_anywhere_and_continuing_with_other_threads_and_batches_gives_the_remaining_sequence(
-        stop_after in 1_usize..4, first_batch in 1_usize..9, second_batch in 1_usize..9, readers in 1_usize..4, zstd: bool,
+    fn stopping_anywhere_and_continuing_with_other_threads_batches_and_ranks_gives_the_remaining_sequence(
+        stop_after in 1_usize..4, first_batch in 1_usize..9, more in 0_usize..9, readers in 1_usize..4,
+        world in 1_usize..=16, zstd: bool,
     ) {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &SHARDS, if zstd { Compression::Zstd(1) } else { Compression::None });
@@ -135,9 +136,14 @@ proptest! {
         let state = loader.state();
         drop(loader);
         prop_assert_eq!(state.consumed as usize, stop_after * first_batch);
-        let after = LoaderConfig { batch_size: second_batch, readers, last_batch: LastBatch::Pad, ..whole };
         let mut found = rows(&taken);
-        found.extend(rows(&batches(&dataset, &after, state)));
+        for rank in 0..world {
+            let after = LoaderConfig {
+                batch_size: world + more, rank, world, readers, last_batch: LastBatch::Pad, ..whole.clone()
+            };
+            found.extend(rows(&batches(&dataset, &after, state)));
+        }
+        found.sort_by_key(|row| row.0);
         prop_assert_eq!(&found[..SAMPLES as usize], &expected[..]);
     }
 }

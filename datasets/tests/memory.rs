@@ -1,20 +1,15 @@
-//! Memory does not grow with the data set. Alone in its process, because it looks at the process's memory.
+//! Memory does not grow with a data set of plain tars. Alone in its process, because it looks at the process's memory.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::peak_memory;
 use deepflow_datasets::bench::SyntheticDataset;
 use deepflow_datasets::{Dataset, Loader, LoaderConfig, LoaderState, OpenOptions};
-use std::fs;
 use std::sync::Arc;
 
 const LIMIT: u64 = 300 << 20;
-
-/// The largest memory this process has had, in bytes.
-fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
 
 #[test]
 fn a_data_set_of_the_size_of_imagenet_is_shuffled_within_300_mb() {

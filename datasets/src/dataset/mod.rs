@@ -9,11 +9,10 @@ pub(crate) use residency::Residency;
 pub(crate) use shard::{LoadedShard, MemberRef, SampleRef};
 
 use crate::compression::is_zstd;
-use crate::remote::RemoteFolder;
 use crate::sample::array_error;
 use crate::{
-    hash, Codec, Error, Index, Limits, Place, RemoteOptions, Result, Sample, ShardReader, ShardRecord, INDEX_FILE,
-    LATENT, MOMENTS,
+    hash, Codec, Error, Index, Limits, Place, RemoteOptions, Result, Sample, ShardFolder, ShardReader, ShardRecord,
+    INDEX_FILE, LATENT, MOMENTS,
 };
 use bytes::ShardBytes;
 use std::fs::{self, File};
@@ -63,14 +62,9 @@ struct ShardEntry {
     mapped: OnceLock<Arc<LoadedShard>>,
 }
 
-enum Source {
-    Local(PathBuf),
-    Remote(Box<RemoteFolder>),
-}
-
 /// The shards of a folder and what is known of them. Opening reads the index, not the shards.
 pub struct Dataset {
-    source: Source,
+    folder: ShardFolder,
     options: OpenOptions,
     index: Option<Index>,
     shards: Vec<ShardEntry>,
@@ -101,7 +95,7 @@ impl Dataset {
             None => latent_shape_of_first_sample(folder, &shards, options.limits)?,
         };
         Ok(Self::new(
-            Source::Local(folder.to_owned()),
+            ShardFolder::local(folder),
             options,
             index,
             shards,
@@ -113,28 +107,19 @@ impl Dataset {
     /// need an `index.json`; their shards are read whole.
     ///
     /// # Errors
-    /// [`Error::UnknownLocation`], [`Error::Remote`], and those of [`Self::open`].
+    /// Those of [`ShardFolder::open`], [`ShardFolder::index`] and [`Self::open`].
     pub fn open_location(location: &str, options: OpenOptions) -> Result<Self> {
-        if !location.contains("://") {
-            return Self::open(Path::new(location), options);
+        let folder = ShardFolder::open(location, &options.remote)?;
+        if let Some(path) = folder.path() {
+            return Self::open(path, options);
         }
-        if let Some(path) = location.strip_prefix("file://") {
-            return Self::open(Path::new(path), options);
-        }
-        let remote = RemoteFolder::open(location, options.remote.clone())?;
-        let index = Index::from_bytes(&remote.fetch(INDEX_FILE)?, &remote.address(INDEX_FILE))?;
+        let index = folder.index()?;
         let (shards, latent_shape) = (indexed_shards(&index), index.codec.latent_shape);
-        Ok(Self::new(
-            Source::Remote(Box::new(remote)),
-            options,
-            Some(index),
-            shards,
-            latent_shape,
-        ))
+        Ok(Self::new(folder, options, Some(index), shards, latent_shape))
     }
 
     fn new(
-        source: Source,
+        folder: ShardFolder,
         options: OpenOptions,
         index: Option<Index>,
         shards: Vec<ShardEntry>,
@@ -146,7 +131,7 @@ impl Dataset {
         }
         let residency = Residency::new(options.resident_bytes);
         Self {
-            source,
+            folder,
             options,
             index,
             shards,
@@ -186,21 +171,14 @@ impl Dataset {
         self.index.as_ref().map_or(0, |index| index.classes.len())
     }
 
-    /// The files or addresses of the shards, in order.
-    pub fn shard_locations(&self) -> Vec<String> {
-        self.shards.iter().map(|shard| self.location(&shard.name)).collect()
-    }
-
-    fn location(&self, name: &str) -> String {
-        match &self.source {
-            Source::Local(folder) => folder.join(name).display().to_string(),
-            Source::Remote(remote) => remote.address(name),
-        }
+    /// Where the shards lie.
+    pub fn folder(&self) -> &ShardFolder {
+        &self.folder
     }
 
     /// Whether every sample can be reached without reading others: all shards local and plain.
     pub fn is_random_access(&self) -> bool {
-        matches!(self.source, Source::Local(_)) && self.shards.iter().all(|shard| !shard.compressed)
+        self.folder.path().is_some() && self.shards.iter().all(|shard| !shard.compressed)
     }
 
     pub(crate) fn shard_samples(&self) -> Vec<u64> {
@@ -209,6 +187,12 @@ impl Dataset {
 
     pub(crate) fn shard_name(&self, shard: usize) -> &str {
         &self.shards[shard].name
+    }
+
+    /// The plain shards that were mapped so far.
+    #[cfg(test)]
+    pub(crate) fn opened_shards(&self) -> usize {
+        self.shards.iter().filter(|shard| shard.mapped.get().is_some()).count()
     }
 
     pub(crate) fn residency(&self) -> &Residency {
@@ -227,10 +211,10 @@ impl Dataset {
         if let Some(mapped) = entry.mapped.get() {
             return Ok(mapped);
         }
-        let Source::Local(folder) = &self.source else {
+        let Some(folder) = self.folder.path() else {
             let reason = "remote shards are read whole".to_owned();
             return Err(Error::UnknownLocation {
-                url: self.location(&entry.name),
+                url: self.folder.address(&entry.name),
                 reason,
             });
         };
@@ -245,15 +229,22 @@ impl Dataset {
     /// A shard of any kind, read whole, verified, decompressed. Fetching gives up soon after `stop` is set.
     pub(crate) fn read_whole(&self, shard: usize, stop: &AtomicBool) -> Result<Arc<LoadedShard>> {
         let entry = &self.shards[shard];
-        let file = match (&self.source, &entry.record) {
-            (Source::Remote(remote), Some(record)) => remote.fetch_shard(record, stop)?,
-            (Source::Remote(remote), None) => remote.fetch(&entry.name)?,
-            (Source::Local(folder), _) => {
+        let file = match (&entry.record, self.folder.path()) {
+            (Some(record), _) if record.bytes > self.options.limits.memory_bytes => {
+                return Err(too_large_for_memory(&entry.name, record.bytes, self.options.limits))
+            }
+            (Some(record), _) => self.folder.shard_file(record, self.options.verify, stop)?,
+            (None, Some(folder)) => {
                 let path = folder.join(&entry.name);
                 fs::read(&path).map_err(Error::io(&path, "read"))?
             }
+            (None, None) => {
+                return Err(Error::NoRemoteIndex {
+                    url: self.folder.location(),
+                })
+            }
         };
-        let loaded = load_whole(file, entry, &self.options)?;
+        let loaded = load_whole(file, entry, self.options.limits)?;
         self.check_samples(entry, loaded.table().len())?;
         Ok(Arc::new(loaded))
     }
@@ -267,7 +258,7 @@ impl Dataset {
             what: "number of samples",
             found: found.to_string(),
             expected: entry.samples.to_string(),
-            index: self.location(INDEX_FILE),
+            index: self.folder.address(INDEX_FILE),
         })
     }
 }
@@ -283,39 +274,25 @@ fn indexed_shards(index: &Index) -> Vec<ShardEntry> {
     index.shards.iter().map(entry).collect()
 }
 
-fn load_whole(file: Vec<u8>, entry: &ShardEntry, options: &OpenOptions) -> Result<LoadedShard> {
-    if let Some(record) = entry.record.as_ref().filter(|_| options.verify) {
-        let found = hash::hex(&hash::digest(&file));
-        if found != record.sha256 {
-            return Err(Error::HashMismatch {
-                shard: entry.name.clone(),
-                found,
-                expected: record.sha256.clone(),
-            });
-        }
-    }
+fn load_whole(file: Vec<u8>, entry: &ShardEntry, limits: Limits) -> Result<LoadedShard> {
     let tar = if is_zstd(&file) {
-        decompress(&file, &entry.name, options.limits)?
+        decompress(&file, &entry.name, limits)?
     } else {
         file
     };
-    let table = crate::OffsetTable::of_tar(&tar, &entry.name, options.limits)?;
+    let table = crate::OffsetTable::of_tar(&tar, &entry.name, limits)?;
     Ok(LoadedShard::new(entry.name.clone(), ShardBytes::Owned(tar), table))
 }
 
 fn decompress(file: &[u8], shard: &str, limits: Limits) -> Result<Vec<u8>> {
     let mut tar = Vec::new();
-    let limit = limits.shard_bytes;
+    let limit = limits.memory_bytes;
     let read = zstd::Decoder::with_buffer(file).and_then(|decoder| decoder.take(limit + 1).read_to_end(&mut tar));
-    let place = Place::new(shard, "", tar.len() as u64);
+    let found = tar.len() as u64;
+    let place = Place::new(shard, "", found);
     match read {
-        Ok(_) if tar.len() as u64 <= limit => Ok(tar),
-        Ok(_) => Err(Error::LimitExceeded {
-            place,
-            what: "the size of the shard",
-            found: limit + 1,
-            limit,
-        }),
+        Ok(_) if found <= limit => Ok(tar),
+        Ok(_) => Err(too_large_for_memory(shard, found, limits)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::TruncatedShard {
             place,
             found: 0,
@@ -325,6 +302,15 @@ fn decompress(file: &[u8], shard: &str, limits: Limits) -> Result<Vec<u8>> {
             place,
             reason: error.to_string(),
         }),
+    }
+}
+
+fn too_large_for_memory(shard: &str, found: u64, limits: Limits) -> Error {
+    Error::LimitExceeded {
+        place: Place::new(shard, "", 0),
+        what: "the size of a shard that is held in memory whole",
+        found,
+        limit: limits.memory_bytes,
     }
 }
 

@@ -19,7 +19,7 @@ pub use config::{LastBatch, LoaderConfig, LoaderState, OnError, Posterior, Shuff
 pub use stats::LoaderStats;
 
 use crate::{Dataset, Error, Result};
-use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
+use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
 use decode::Decoder;
 use schedule::Schedule;
 use std::collections::VecDeque;
@@ -29,6 +29,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use window::Window;
 use worker::{Job, Shared};
+
+/// How long one look for a batch lasts where nobody has to be looked after meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Streams the batches of a data set. Dropping it stops and joins its threads.
 ///
@@ -55,9 +58,22 @@ pub struct Loader {
     threads: Vec<JoinHandle<()>>,
     state: LoaderState,
     failed: bool,
+    /// Places of the epoch passed since a batch had rows.
+    passed_in_vain: u64,
     batches: u64,
     waited: Duration,
     began: Instant,
+}
+
+/// What [`Loader::poll_batch`] has.
+#[derive(Debug)]
+pub enum Polled {
+    /// The next batch.
+    Batch(Batch),
+    /// The batch is not made yet.
+    Pending,
+    /// The last epoch has ended.
+    End,
 }
 
 impl Loader {
@@ -99,6 +115,7 @@ impl Loader {
             threads: Vec::new(),
             state,
             failed: false,
+            passed_in_vain: 0,
             batches: 0,
             waited: Duration::ZERO,
             began: Instant::now(),
@@ -122,28 +139,74 @@ impl Loader {
     /// The next batch; `None` after the last epoch, or after an error.
     ///
     /// # Errors
-    /// What is wrong with a shard or a sample, at the place where its batch would stand.
+    /// What is wrong with a shard or a sample, at the place where its batch would stand; [`Error::NothingReadable`] if
+    /// errors are skipped and nothing else is left.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         loop {
+            match self.poll_batch(PATIENCE)? {
+                Polled::Batch(batch) => return Ok(Some(batch)),
+                Polled::Pending => {}
+                Polled::End => return Ok(None),
+            }
+        }
+    }
+
+    /// The next batch if it is there within `patience`, for consumers that must look after other things meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Self::next_batch`].
+    pub fn poll_batch(&mut self, patience: Duration) -> Result<Polled> {
+        loop {
             self.plan_ahead();
-            let Some((position, result)) = self.pending.pop_front() else {
-                return Ok(None);
+            let Some((position, awaited)) = self.pending.front() else {
+                return self.end();
             };
             let began = Instant::now();
-            let result = result.recv().unwrap_or(Err(Error::ReaderPanicked { position }));
+            let received = awaited.recv_timeout(patience);
+            let position = *position;
             self.waited += began.elapsed();
-            let batch = result.inspect_err(|_| {
-                self.failed = true;
-                self.pending.clear();
-            })?;
+            if matches!(received, Err(RecvTimeoutError::Timeout)) {
+                return Ok(Polled::Pending);
+            }
+            self.pending.pop_front();
+            let batch = received
+                .unwrap_or(Err(Error::ReaderPanicked { position }))
+                .and_then(|batch| self.check_progress(batch))
+                .inspect_err(|_| {
+                    self.failed = true;
+                    self.pending.clear();
+                })?;
             self.state = batch.next;
-            // A batch can be empty if all its samples were skipped, or if the ranks outnumber the samples.
+            // A batch can be empty if all its samples were skipped.
             if !batch.is_empty() {
                 self.batches += 1;
                 self.plan_ahead();
-                return Ok(Some(batch));
+                return Ok(Polled::Batch(batch));
             }
         }
+    }
+
+    /// An end without a single batch for all that was skipped is not a success.
+    fn end(&mut self) -> Result<Polled> {
+        if self.passed_in_vain > 0 && self.batches == 0 && !self.failed {
+            self.failed = true;
+            let samples = self.shared.dataset.len();
+            return Err(Error::NothingReadable { samples });
+        }
+        Ok(Polled::End)
+    }
+
+    /// A data set of which nothing can be read must not be searched for ever.
+    fn check_progress(&mut self, batch: Batch) -> Result<Batch> {
+        self.passed_in_vain += self.schedule.global_batch();
+        if !batch.is_empty() {
+            self.passed_in_vain = 0;
+        }
+        let samples = self.shared.dataset.len();
+        if self.passed_in_vain >= samples {
+            return Err(Error::NothingReadable { samples });
+        }
+        Ok(batch)
     }
 
     /// Where to continue after the batch delivered last.
@@ -201,3 +264,6 @@ impl Drop for Loader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,11 @@ impl Schedule {
         !self.shard_samples.is_empty()
     }
 
+    /// Samples of all ranks in a batch.
+    pub(super) fn global_batch(&self) -> u64 {
+        self.global_batch
+    }
+
     /// The rank's rows of the next global batch.
     pub(super) fn next_batch(&mut self) -> Option<BatchPlan> {
         let left = self.samples.saturating_sub(self.state.consumed);

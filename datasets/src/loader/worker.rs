@@ -61,6 +61,8 @@ fn make_batch(shared: &Shared, decoder: &mut Decoder, plan: &BatchPlan, blocks: 
         skipped: 0,
         next: plan.next,
     };
+    // A shard that cannot be read is the same reason for all its samples: once a batch is enough.
+    let mut reported = String::new();
     for position in plan.positions.clone() {
         if shared.stop.load(Ordering::Relaxed) {
             return Err(Error::Stopped);
@@ -70,8 +72,12 @@ fn make_batch(shared: &Shared, decoder: &mut Decoder, plan: &BatchPlan, blocks: 
         match add_row(shared, decoder, plan, blocks, position, &mut batch, latent) {
             Ok(()) => batch.real += usize::from(position < plan.samples),
             Err(error) if shared.on_error == OnError::Skip && error.is_about_a_sample() => {
-                tracing::warn!("skipped: {error}");
                 batch.skipped += 1;
+                let reason = error.to_string();
+                if reason != reported {
+                    tracing::warn!("skipped: {reason}");
+                    reported = reason;
+                }
             }
             Err(error) => return Err(error),
         }

@@ -3,10 +3,11 @@
 //! drops, stalls, ends early or the server says 5xx.
 
 mod cache;
+mod store;
 
 pub use cache::CacheOptions;
 
-use crate::{Error, Result, ShardRecord};
+use crate::{hash, Error, Result, ShardRecord};
 use cache::ShardCache;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use url::Url;
 
 /// How often a waiting thread looks whether it is to stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
@@ -27,7 +27,8 @@ const STOP_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct RemoteOptions {
     /// Settings of the store by `object_store`'s names, for example `("aws_endpoint", "http://localhost:9000")`. They
-    /// are added to those of the environment (`AWS_ACCESS_KEY_ID`, …).
+    /// override those of the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`). An endpoint that begins with `http://`
+    /// permits connections without encryption.
     pub settings: Vec<(String, String)>,
     /// Bytes of one request. Default: 8 MiB.
     pub range_bytes: u64,
@@ -69,18 +70,7 @@ pub(crate) struct RemoteFolder {
 
 impl RemoteFolder {
     pub(crate) fn open(url: &str, options: RemoteOptions) -> Result<Self> {
-        let unknown = |reason: String| Error::UnknownLocation {
-            url: url.to_owned(),
-            reason,
-        };
-        let parsed = Url::parse(url).map_err(|error| unknown(error.to_string()))?;
-        let mut settings: Vec<(String, String)> = std::env::vars()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value))
-            .collect();
-        settings.push(("allow_http".to_owned(), (parsed.scheme() == "http").to_string()));
-        settings.extend(options.settings.iter().cloned());
-        let (store, folder) =
-            object_store::parse_url_opts(&parsed, settings).map_err(|error| unknown(error.to_string()))?;
+        let (store, folder) = store::connect(url, &options.settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("deepflow-remote")
@@ -91,12 +81,17 @@ impl RemoteFolder {
         let url = url.trim_end_matches('/').to_owned();
         Ok(Self {
             url,
-            store: Arc::from(store),
+            store,
             folder,
             runtime,
             options,
             cache,
         })
+    }
+
+    /// The address of the folder.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// The address of a file of the folder.
@@ -118,16 +113,48 @@ impl RemoteFolder {
     }
 
     /// A shard, from the cache if it is there undamaged. Gives up soon after `stop` is set.
-    pub(crate) fn fetch_shard(&self, record: &ShardRecord, stop: &AtomicBool) -> Result<Vec<u8>> {
-        if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.get(record)) {
+    ///
+    /// What the cache gives is always checked against the record's SHA-256, what the store gives if `verify` is set.
+    pub(crate) fn fetch_shard(&self, record: &ShardRecord, verify: bool, stop: &AtomicBool) -> Result<Vec<u8>> {
+        let Some(cache) = &self.cache else {
+            return self.download(record, verify, stop);
+        };
+        if let Some(cached) = cache.get(record) {
             return Ok(cached);
         }
-        let location = self.folder.clone().join(record.name.as_str());
-        let bytes = self.stoppable(self.fetch_ranges(&record.name, location, record.bytes), stop)?;
-        if let Some(cache) = &self.cache {
-            cache.put(record, &bytes);
+        // Ranks on one machine need the same shards at the same time: one fetches, the others wait for it.
+        let _claim = cache.claim(record, stop)?;
+        if let Some(cached) = cache.get(record) {
+            return Ok(cached);
         }
+        let bytes = self.download(record, true, stop)?;
+        cache.put(record, &bytes);
         Ok(bytes)
+    }
+
+    fn download(&self, record: &ShardRecord, verify: bool, stop: &AtomicBool) -> Result<Vec<u8>> {
+        let mut tried_again = false;
+        loop {
+            let location = self.folder.clone().join(record.name.as_str());
+            let fetched = self.stoppable(self.fetch_ranges(&record.name, location, record.bytes), stop);
+            let bytes = fetched.map_err(|error| match error {
+                Error::NotFound { .. } => Error::ShardMissing {
+                    shard: record.name.clone(),
+                    location: self.url.clone(),
+                },
+                other => other,
+            })?;
+            if !verify {
+                return Ok(bytes);
+            }
+            match hash::check(&bytes, record) {
+                Ok(()) => return Ok(bytes),
+                Err(error) if tried_again => return Err(error),
+                // The network's own checksums are weak: what was damaged on the way arrives whole the second time.
+                Err(error) => tracing::warn!("{error}; fetching the shard again"),
+            }
+            tried_again = true;
+        }
     }
 
     async fn fetch_ranges(&self, name: &str, location: ObjectPath, size: u64) -> Result<Vec<u8>> {
@@ -145,7 +172,11 @@ impl RemoteFolder {
             running.spawn(begin(start));
         }
         while let Some(joined) = running.join_next().await {
-            let (start, part) = joined.map_err(|_| Error::FetchPanicked { shard: name.to_owned() })??;
+            let fetched = joined.map_err(|_| Error::FetchPanicked { shard: name.to_owned() })?;
+            let (start, part) = match fetched {
+                Err(Error::RangesNotServed { .. }) => return self.fetch_at_once(name, location.clone()).await,
+                other => other?,
+            };
             // Room is made as the parts arrive: the size is the index's claim.
             let end = start as usize + part.len();
             if bytes.len() < end {
@@ -157,6 +188,15 @@ impl RemoteFolder {
             }
         }
         Ok(bytes)
+    }
+
+    /// For servers that know no ranges, such as Python's `http.server`.
+    async fn fetch_at_once(&self, name: &str, location: ObjectPath) -> Result<Vec<u8>> {
+        let request = || {
+            let (store, location) = (Arc::clone(&self.store), location.clone());
+            async move { Ok(store.get(&location).await?.bytes().await?.to_vec()) }
+        };
+        attempt(self.address(name), self.options.clone(), request).await
     }
 
     fn stoppable<T>(&self, work: impl Future<Output = Result<T>>, stop: &AtomicBool) -> Result<T> {
@@ -204,12 +244,15 @@ async fn attempt<T, F>(address: String, options: RemoteOptions, request: impl Fn
 where
     F: Future<Output = object_store::Result<T>>,
 {
+    use object_store::Error as Remote;
     let mut pause = options.backoff;
     let mut attempts = 0;
     loop {
         attempts += 1;
         let (reason, lasting) = match tokio::time::timeout(options.request_timeout, request()).await {
             Ok(Ok(value)) => return Ok(value),
+            Ok(Err(Remote::NotFound { .. })) => return Err(Error::NotFound { url: address }),
+            Ok(Err(Remote::NotSupported { .. })) => return Err(Error::RangesNotServed { url: address }),
             Ok(Err(error)) => (one_line(&error), is_lasting(&error)),
             Err(_) => (format!("no answer within {:?}", options.request_timeout), false),
         };
@@ -230,11 +273,9 @@ fn is_lasting(error: &object_store::Error) -> bool {
     use object_store::Error as Remote;
     matches!(
         error,
-        Remote::NotFound { .. }
-            | Remote::InvalidPath { .. }
+        Remote::InvalidPath { .. }
             | Remote::PermissionDenied { .. }
             | Remote::Unauthenticated { .. }
-            | Remote::NotSupported { .. }
             | Remote::UnknownConfigurationKey { .. }
     )
 }

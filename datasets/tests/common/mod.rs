@@ -1,6 +1,8 @@
 //! Data sets for tests.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod server;
+
 use deepflow_datasets::{
     Class, Codec, Compression, Dataset, DatasetPlan, DatasetWriter, Dtype, Index, OpenOptions, Sample,
 };
@@ -84,4 +86,12 @@ pub fn open(folder: &Path) -> Arc<Dataset> {
         )
         .unwrap(),
     )
+}
+
+/// The largest memory this process has had, in bytes.
+#[cfg(target_os = "linux")]
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
