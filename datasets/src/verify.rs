@@ -9,6 +9,7 @@ use crate::{
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// What is known of a folder after every byte of it was read.
@@ -38,11 +39,19 @@ impl VerifyReport {
 }
 
 /// Reads every shard of a folder: presence and hashes against the index, every member against the format, keys for
-/// duplicates over all shards. `progress` is told each shard's name before it is read.
+/// duplicates over all shards. `progress` is told each shard's name before it is read, and can end the work.
 ///
 /// # Errors
-/// Only if the folder or its index cannot be read at all; everything else is in the report.
-pub fn verify(folder: &Path, limits: Limits, mut progress: impl FnMut(&str)) -> Result<VerifyReport> {
+/// Only if the folder or its index cannot be read at all, or [`Error::Stopped`]; everything else is in the report.
+pub fn verify(
+    folder: &Path,
+    limits: Limits,
+    mut progress: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<VerifyReport> {
+    let mut proceed = |name: &str| match progress(name) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Stopped),
+    };
     let index = if folder.join(INDEX_FILE).exists() {
         Some(Index::load(folder)?)
     } else {
@@ -63,7 +72,7 @@ pub fn verify(folder: &Path, limits: Limits, mut progress: impl FnMut(&str)) -> 
             });
         }
         for record in records {
-            progress(&record.name);
+            proceed(&record.name)?;
             check.shard(folder, &record.name, Some(record));
         }
     } else {
@@ -73,7 +82,7 @@ pub fn verify(folder: &Path, limits: Limits, mut progress: impl FnMut(&str)) -> 
             });
         }
         for name in &present {
-            progress(name);
+            proceed(name)?;
             check.shard(folder, name, None);
         }
     }
@@ -140,7 +149,7 @@ impl<'a> Check<'a> {
         let file = File::open(&path).map_err(Error::io(&path, "open"))?;
         let (found, bytes) = hash::sha256_of_reader(file).map_err(Error::io(&path, "read"))?;
         self.report.bytes += bytes;
-        if let Some(record) = record.filter(|record| record.sha256 != found) {
+        if let Some(record) = record.filter(|record| !record.sha256.eq_ignore_ascii_case(&found)) {
             self.fault(&Error::HashMismatch {
                 shard: name.to_owned(),
                 found,
@@ -204,6 +213,15 @@ impl<'a> Check<'a> {
     }
 
     fn arrays(&self, sample: &Sample, shard: &str) -> Result<()> {
+        if self.index.is_some() && sample.member(MOMENTS).is_none() && sample.member(LATENT).is_none() {
+            let found: Vec<&str> = sample.members.iter().map(|member| member.extension.as_str()).collect();
+            let offset = sample.members.first().map_or(0, |member| member.offset);
+            return Err(Error::MissingMember {
+                place: Place::new(shard, &sample.key, offset),
+                member: format!("{MOMENTS} or {LATENT}"),
+                found: found.join(", "),
+            });
+        }
         for (extension, parts) in [(MOMENTS, 2), (MOMENTS_FLIP, 2), (LATENT, 1)] {
             let Some(member) = sample.member(extension) else {
                 continue;

@@ -1,131 +1,114 @@
 //! `deepflow inspect shards`: whether a folder of shards is what its index says.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
-use deepflow_datasets::{Index, Limits, ShardReader, ShardRecord};
+use deepflow_datasets::{verify, Codec, Index, Limits, VerifyReport, INDEX_FILE};
 use serde::Serialize;
 
 use crate::cli::Stage;
-use crate::files::sha256;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
 
 /// Check a folder of shards: index, sizes, hashes, and every sample
+///
+/// Reads every byte and lists every fault it finds, one line each; exits with 1 if there is one. Folders without an
+/// index.json, as other programs write them, are checked for what can be known without it.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  deepflow inspect shards latents --json")]
 pub struct ShardsArgs {
-    /// Folder with an index.json
+    /// Folder of shards
     folder: PathBuf,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What was found.
-#[derive(Debug, Serialize)]
-struct Report {
-    codec: String,
-    latent_shape: [usize; 3],
-    scale_factor: f64,
-    shards: usize,
-    samples: u64,
-    bytes: u64,
-    classes: usize,
-    /// Samples of each class, by index.
-    per_class: Vec<u64>,
-    unlabelled: u64,
+/// The JSON form of what was found.
+#[derive(Serialize)]
+struct Found<'a> {
+    codec: Option<&'a Codec>,
+    #[serde(flatten)]
+    report: &'a VerifyReport,
 }
 
 impl Stage for ShardsArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
-        let index = Index::load(&self.folder)?;
-        let mut report = Report {
-            codec: index.codec.name.clone(),
-            latent_shape: index.codec.latent_shape,
-            scale_factor: index.codec.scale_factor,
-            shards: index.shards.len(),
-            samples: index.samples,
-            bytes: index.shards.iter().map(|shard| shard.bytes).sum(),
-            classes: index.classes.len(),
-            per_class: vec![0; index.classes.len()],
-            unlabelled: 0,
+        let index = if self.folder.join(INDEX_FILE).exists() {
+            Some(Index::load(&self.folder)?)
+        } else {
+            None
         };
-        let progress = Progress::start("checking", "shards", 0, index.shards.len() as u64);
-        for shard in &index.shards {
-            interrupt.check()?;
-            report.check(&self.folder, shard)?;
-            progress.advance(1);
-        }
+        let shards = index.as_ref().map_or(0, |index| index.shards.len() as u64);
+        let progress = Progress::start("checking", "shards", 0, shards);
+        let mut begun = 0;
+        let outcome = verify(&self.folder, Limits::default(), |_| {
+            progress.set(begun);
+            begun += 1;
+            if interrupt.is_requested() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
         drop(progress);
+        let report = match outcome {
+            Err(deepflow_datasets::Error::Stopped) => return Err(Interrupted.into()),
+            other => other?,
+        };
         let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{}", serde_json::to_string(&report)?)?;
+            let codec = index.as_ref().map(|index| &index.codec);
+            let report = &report;
+            writeln!(out, "{}", serde_json::to_string(&Found { codec, report })?)?;
         } else {
-            let [channels, height, width] = report.latent_shape;
-            writeln!(
-                out,
-                "{}: {} samples in {} shards, {:.1} MiB, all as the index says",
-                self.folder.display(),
-                report.samples,
-                report.shards,
-                report.bytes as f64 / f64::from(1 << 20)
-            )?;
-            writeln!(
-                out,
-                "codec {}, latents {channels}×{height}×{width}, scale {}",
-                report.codec, report.scale_factor
-            )?;
-            for (class, samples) in index.classes.iter().zip(&report.per_class) {
-                writeln!(
-                    out,
-                    "{:>5} {:<24} {samples}",
-                    class.index,
-                    class.label.as_ref().unwrap_or(&class.name)
-                )?;
-            }
+            self.print(&mut out, index.as_ref(), &report)?;
         }
-        Ok(())
+        match report.faults.as_slice() {
+            [] => Ok(()),
+            [only] => bail!("{}: {only}", self.folder.display()),
+            [first, rest @ ..] => bail!("{}: {first} (and {} more faults)", self.folder.display(), rest.len()),
+        }
     }
 }
 
-impl Report {
-    /// Reads one shard from end to end.
-    fn check(&mut self, folder: &Path, record: &ShardRecord) -> anyhow::Result<()> {
-        let (path, name) = (folder.join(&record.name), &record.name);
-        let found = sha256(&path)?;
-        if !found.eq_ignore_ascii_case(&record.sha256) {
-            bail!(
-                "{}: SHA-256 is {found}, expected {} by the index",
-                path.display(),
-                record.sha256
-            );
+impl ShardsArgs {
+    fn print(&self, out: &mut impl Write, index: Option<&Index>, report: &VerifyReport) -> anyhow::Result<()> {
+        let state = match (report.faults.len(), report.indexed) {
+            (0, true) => "all as the index says".to_owned(),
+            (0, false) => "no index, no faults".to_owned(),
+            (faults, _) => format!("{faults} faults"),
+        };
+        writeln!(
+            out,
+            "{}: {} samples in {} shards, {:.1} MiB, {state}",
+            self.folder.display(),
+            report.samples,
+            report.shards,
+            report.bytes as f64 / f64::from(1 << 20)
+        )?;
+        if let Some(Index { codec, .. }) = index {
+            let [channels, height, width] = codec.latent_shape;
+            writeln!(
+                out,
+                "codec {}, latents {channels}×{height}×{width}, scale {}",
+                codec.name, codec.scale_factor
+            )?;
         }
-        let mut samples = 0;
-        for sample in ShardReader::open(&path, Limits::default())? {
-            let class = sample?.class(name)?;
-            samples += 1;
-            match class.and_then(|class| self.per_class.get_mut(class as usize)) {
-                Some(count) => *count += 1,
-                None if class.is_some() && self.classes > 0 => {
-                    bail!(
-                        "{}: class {}, expected one below {}",
-                        path.display(),
-                        class.unwrap_or(0),
-                        self.classes
-                    )
-                }
-                None => self.unlabelled += 1,
-            }
+        for (extension, samples) in &report.members {
+            writeln!(out, "{extension:<24} {samples} samples")?;
         }
-        if samples != record.samples {
-            bail!(
-                "{}: {samples} samples, expected {} by the index",
-                path.display(),
-                record.samples
-            );
+        for (class, samples) in &report.classes {
+            let name = index
+                .and_then(|index| index.classes.get(*class as usize))
+                .map_or("", |class| class.label.as_ref().unwrap_or(&class.name));
+            writeln!(out, "{class:>5} {name:<24} {samples}")?;
+        }
+        for fault in &report.faults {
+            writeln!(out, "fault: {fault}")?;
         }
         Ok(())
     }
