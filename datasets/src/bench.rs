@@ -7,6 +7,7 @@ use crate::{
 };
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,12 +26,14 @@ pub struct SyntheticDataset {
     pub latent_shape: [usize; 3],
     /// The element type of the moments.
     pub dtype: Dtype,
+    /// The classes the samples have in turn.
+    pub classes: u32,
     /// How the shards are compressed.
     pub compression: Compression,
 }
 
 impl Default for SyntheticDataset {
-    /// 16,384 samples of (8, 32, 32) f16 moments in plain shards of 1,024.
+    /// 16,384 samples of (8, 32, 32) f16 moments and 1,000 classes in plain shards of 1,024.
     fn default() -> Self {
         Self {
             samples: 16_384,
@@ -38,6 +41,7 @@ impl Default for SyntheticDataset {
             distinct_shards: 16,
             latent_shape: [4, 32, 32],
             dtype: Dtype::F16,
+            classes: 1000,
             compression: Compression::None,
         }
     }
@@ -97,7 +101,7 @@ impl SyntheticDataset {
                 .for_each(|deviation| *deviation = 0.01 + deviation.abs() * 0.1);
             let sample = Sample::new(format!("{number:09}"))
                 .with_array(MOMENTS, &moments, &[2 * channels, height, width], self.dtype)?
-                .with_class((number % 1000) as u32);
+                .with_class((number % u64::from(self.classes.max(1))) as u32);
             shard_writer.write(&sample)?;
         }
         shard_writer.finish().map(drop)
@@ -133,36 +137,49 @@ impl Measurement {
     }
 }
 
-/// Times `batches` batches of a loader, after one that starts the threads.
+/// Times `batches` batches of a loader after `warm_up` others, until `stop` is set.
+///
+/// Batches come in bursts, one from every reader; the time of a batch is that of as many batches as are made ahead,
+/// divided by their number.
 ///
 /// # Errors
-/// Those of the loader.
-pub fn measure_loader(dataset: &Arc<Dataset>, config: &LoaderConfig, batches: usize) -> Result<Measurement> {
+/// Those of the loader; [`Error::Stopped`].
+pub fn measure_loader(
+    dataset: &Arc<Dataset>,
+    config: &LoaderConfig,
+    warm_up: usize,
+    batches: usize,
+    stop: &AtomicBool,
+) -> Result<Measurement> {
     let config = LoaderConfig {
         epochs: None,
         ..config.clone()
     };
     let mut loader = Loader::new(Arc::clone(dataset), &config, LoaderState::default())?;
     // The batches made ahead during the warm-up would be counted as if they took no time.
-    for _ in 0..config.prefetch + 1 {
+    for _ in 0..warm_up + config.prefetch {
         loader.next_batch()?;
     }
     let began = Instant::now();
-    let mut last = began;
-    let (mut times, mut samples) = (Vec::with_capacity(batches), 0);
+    let (mut arrivals, mut samples) = (vec![began], 0);
     for _ in 0..batches {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped);
+        }
         let Some(batch) = loader.next_batch()? else { break };
         samples += batch.len() as u64;
-        let now = Instant::now();
-        times.push(now - last);
-        last = now;
+        arrivals.push(Instant::now());
     }
+    let burst = config.prefetch.min(arrivals.len() - 1).max(1);
+    let mut times: Vec<Duration> = arrivals
+        .windows(burst + 1)
+        .map(|arrivals| (arrivals[burst] - arrivals[0]) / burst as u32)
+        .collect();
     times.sort_unstable();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
     Ok(Measurement {
         samples,
         elapsed: began.elapsed(),
-        median,
+        median: times.get(times.len() / 2).copied().unwrap_or_default(),
     })
 }
 
@@ -242,8 +259,9 @@ pub fn measure_scaling(
         .write(&folder)?;
         let dataset = Arc::new(Dataset::open(&folder, OpenOptions::default())?);
         // Every shard is mapped once before time is taken.
-        measure_loader(&dataset, config, (samples as usize / config.batch_size).max(1))?;
-        Ok((samples, measure_loader(&dataset, config, batches)?))
+        let warm_up = (samples as usize / config.batch_size).max(1);
+        let never = AtomicBool::new(false);
+        Ok((samples, measure_loader(&dataset, config, warm_up, batches, &never)?))
     };
     sizes.iter().map(measure).collect()
 }

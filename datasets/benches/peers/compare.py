@@ -1,8 +1,8 @@
 """Runs the Rust loader and Python's loaders on the same latents, in turns, and prints a table.
 
-    python datasets/benches/peers/compare.py [--samples 16384] [--batch 256] [--workers 2] [--rounds 3]
+    cargo build --release && python datasets/benches/peers/compare.py [--samples 16384] [--batch 256] [--workers 2] [--rounds 3]
 
-Needs the PyPI packages numpy, torch and webdataset. MosaicML Streaming is measured if this interpreter, or the one that
+Ours are `deepflow bench loader` on plain and on compressed shards. Needs the PyPI packages numpy, torch and webdataset. MosaicML Streaming is measured if this interpreter, or the one that
 --streaming-python names, has `mosaicml-streaming` (its requirements clash with those of other packages). Every loader
 reads warm files, shuffles, and delivers batches of (4, 32, 32) float32 drawn from the posterior's moments.
 """
@@ -19,6 +19,7 @@ import tempfile
 import time
 
 SHAPE = (8, 32, 32)
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def moments(number):
@@ -140,16 +141,14 @@ def run_peer(name, folder, arguments):
     return float(result.stdout.strip().splitlines()[-1])
 
 
-def run_ours():
-    command = ["cargo", "bench", "-q", "-p", "deepflow-datasets", "--bench", "loader", "--", "--quick"]
-    root = pathlib.Path(__file__).resolve().parents[3]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout.splitlines()
-    rates = {}
-    for line in lines:
-        if line.startswith("{"):
-            measured = json.loads(line)
-            rates.setdefault(measured["what"], []).append(measured["samples_per_second"])
-    return {what: statistics.median(values) for what, values in rates.items()}
+OURS = {"deepflow, .tar": [], "deepflow, .tar.zst": ["--set", "output.zstd=3"]}
+
+
+def run_ours(settings, arguments):
+    command = [arguments.deepflow, "bench", "loader", "--json", "--batch", str(arguments.batch)]
+    command += ["--steps", str(4 * arguments.samples // arguments.batch), "--set", f"data.readers={arguments.workers}"]
+    result = subprocess.run(command + settings, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)["items_per_s"]
 
 
 def main():
@@ -159,6 +158,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streaming-python", default=sys.executable)
+    parser.add_argument("--deepflow", default=str(ROOT / "target" / "release" / "deepflow"))
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -171,8 +171,8 @@ def main():
     rates = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.rounds):
-            for what, rate in run_ours().items():
-                rates.setdefault(what, []).append(rate)
+            for name, settings in OURS.items():
+                rates.setdefault(name, []).append(run_ours(settings, arguments))
             for name in PEERS:
                 place = pathlib.Path(folder) / name.replace(" ", "-")
                 place.mkdir(exist_ok=True)

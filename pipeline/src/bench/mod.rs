@@ -2,6 +2,7 @@
 
 mod codec;
 mod compute;
+mod loader;
 mod photograph;
 mod result;
 
@@ -9,7 +10,7 @@ use clap::{Args, ValueEnum};
 use deepflow_model::device::DeviceChoice;
 
 use crate::cli::{Stage, UsageError};
-use crate::config::ConfigArgs;
+use crate::config::{Config, ConfigArgs};
 use crate::device::{start_threads, DeviceArgs};
 use crate::interrupt::Interrupt;
 use crate::on_device;
@@ -25,12 +26,13 @@ pub use result::{Measurement, Timer};
 #[command(
     after_help = "Examples:\n  deepflow bench train --config configs/laptop.toml --batch 16\n  \
                         deepflow bench forward --set model.width=384 --set model.heads=6 --steps 20 --json\n  \
-                        deepflow bench decode --set codec.kind=autoencoder-kl --set codec.size=256 --json"
+                        deepflow bench decode --set codec.kind=autoencoder-kl --set codec.size=256 --json\n  \
+                        deepflow bench loader --steps 200 --set output.zstd=3"
 )]
 pub struct BenchArgs {
     /// What to time
     what: What,
-    /// Samples in a step [default: 16; for encode and decode what suits the codec]
+    /// Samples in a step [default: 16; 256 for the loader; for encode and decode what suits the codec]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
     /// Steps to time, after one to warm up
@@ -56,10 +58,14 @@ enum What {
     Encode,
     /// The decode stage over latents, to PNG files; codec.weights or random ones
     Decode,
+    /// Batches of latents from shards (plain, or compressed by output.zstd), by the [data] section
+    Loader,
 }
 
 /// Samples in a step of the network.
 const NETWORK_BATCH: usize = 16;
+/// Samples in a batch of the loader.
+const LOADER_BATCH: usize = 256;
 
 impl What {
     fn name(self) -> &'static str {
@@ -68,6 +74,7 @@ impl What {
             Self::Forward => "forward",
             Self::Encode => "encode",
             Self::Decode => "decode",
+            Self::Loader => "loader",
         }
     }
 }
@@ -75,46 +82,82 @@ impl What {
 impl Stage for BenchArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         let config = self.config.load(&[])?;
-        let mut timer = Timer::new(self.steps as usize, interrupt);
-        let asked = self.batch.map(|batch| batch as usize);
-        let mut batch = asked.unwrap_or(NETWORK_BATCH);
-        let (mut device, mut time) = (self.device.device, None);
-        let parameters = match self.what {
-            What::Train => {
-                on_device!(self.device.open(Rank::ALONE)?, device => compute::train(device, &config, batch, &mut timer)?)
-            }
-            What::Forward => {
-                on_device!(self.device.open(Rank::ALONE)?, device => compute::forward(device, &config, batch, &mut timer)?)
-            }
-            What::Encode | What::Decode => {
-                if let DeviceChoice::Cuda(_) = device {
-                    let only = format!("--device {device}: codecs run on the cpu");
-                    return Err(UsageError(only).into());
-                }
-                start_threads(self.device.threads)?;
-                device = DeviceChoice::Cpu;
-                let stage = match self.what {
-                    What::Encode => codec::encode_stage,
-                    _ => codec::decode_stage,
-                };
-                let run = stage(&config, asked, &mut timer, interrupt)?;
-                batch = run.batch;
-                time = Some(run.time);
-                run.parameters
-            }
-        };
-        let measurement = Measurement {
-            what: self.what.name(),
-            config: self.config.config.unwrap_or_else(|| "defaults".into()),
-            batch,
-            threads: rayon::current_num_threads(),
-            device: device.to_string(),
-            median_s: timer.median_seconds(),
-            items_per_s: batch as f64 / timer.median_seconds(),
-            peak_rss_bytes: result::peak_rss_bytes(),
-            parameters,
-            time,
+        let measurement = match self.what {
+            What::Train | What::Forward => self.network(&config, interrupt)?,
+            What::Encode | What::Decode => self.codec(&config, interrupt)?,
+            What::Loader => self.loader(&config, interrupt)?,
         };
         measurement.print(self.json)
+    }
+}
+
+impl BenchArgs {
+    fn network(&self, config: &Config, interrupt: &Interrupt) -> anyhow::Result<Measurement> {
+        let mut timer = Timer::new(self.steps as usize, interrupt);
+        let batch = self.batch_or(NETWORK_BATCH);
+        let parameters = match self.what {
+            What::Forward => {
+                on_device!(self.device.open(Rank::ALONE)?, device => compute::forward(device, config, batch, &mut timer)?)
+            }
+            _ => {
+                on_device!(self.device.open(Rank::ALONE)?, device => compute::train(device, config, batch, &mut timer)?)
+            }
+        };
+        Ok(Measurement {
+            device: self.device.device.to_string(),
+            parameters,
+            ..self.measurement(batch, timer.median_seconds())
+        })
+    }
+
+    fn codec(&self, config: &Config, interrupt: &Interrupt) -> anyhow::Result<Measurement> {
+        let device = self.device.device;
+        if let DeviceChoice::Cuda(_) = device {
+            let only = format!("--device {device}: codecs run on the cpu");
+            return Err(UsageError(only).into());
+        }
+        start_threads(self.device.threads)?;
+        let stage = match self.what {
+            What::Encode => codec::encode_stage,
+            _ => codec::decode_stage,
+        };
+        let mut timer = Timer::new(self.steps as usize, interrupt);
+        let asked = self.batch.map(|batch| batch as usize);
+        let run = stage(config, asked, &mut timer, interrupt)?;
+        Ok(Measurement {
+            parameters: run.parameters,
+            time: Some(run.time),
+            ..self.measurement(run.batch, timer.median_seconds())
+        })
+    }
+
+    /// The loader computes no network: no device, no parameters; its threads are its readers.
+    fn loader(&self, config: &Config, interrupt: &Interrupt) -> anyhow::Result<Measurement> {
+        let batch = self.batch_or(LOADER_BATCH);
+        let measured = loader::run(config, batch, self.steps as usize, interrupt)?;
+        Ok(Measurement {
+            threads: config.data.readers,
+            ..self.measurement(batch, measured.median.as_secs_f64())
+        })
+    }
+
+    fn batch_or(&self, default: usize) -> usize {
+        self.batch.map_or(default, |batch| batch as usize)
+    }
+
+    /// What every line says.
+    fn measurement(&self, batch: usize, median_s: f64) -> Measurement {
+        Measurement {
+            what: self.what.name(),
+            config: self.config.config.clone().unwrap_or_else(|| "defaults".into()),
+            batch,
+            threads: rayon::current_num_threads(),
+            device: DeviceChoice::Cpu.to_string(),
+            median_s,
+            items_per_s: batch as f64 / median_s,
+            peak_rss_bytes: result::peak_rss_bytes(),
+            parameters: 0,
+            time: None,
+        }
     }
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 pub use document::{Document, Hint, KnownKeys, Origin};
 pub use reference::{long_help, ALL_KEYS};
 pub use sections::{
-    CodecConfig, CodecKind, DataConfig, LossConfig, OnError, OutputConfig, OutputFormat, Path as FlowPath,
+    CodecConfig, CodecKind, DataConfig, LastBatch, LossConfig, OnError, OutputConfig, OutputFormat, Path as FlowPath,
     SampleConfig, Sampler, Schedule, Shuffle, TrainConfig, TrainingTimes,
 };
 

@@ -1,18 +1,26 @@
 //! From shards to training batches, and what a run remembers of its data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{bail, Context};
 use deepflow_datasets as datasets;
-use deepflow_datasets::{Class, Codec, Dataset, Loader, LoaderConfig, LoaderState, OpenOptions, FEATURES};
+use deepflow_datasets::{
+    CacheOptions, Class, Codec, Dataset, Loader, LoaderConfig, LoaderState, OpenOptions, Polled, RemoteOptions, FEATURES,
+};
 use deepflow_model::training::{Batch, SamplePlace};
 use deepflow_model::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::UsageError;
-use crate::config::{Config, DataConfig, OnError, Shuffle};
+use crate::config::{Config, DataConfig, LastBatch, OnError, Shuffle};
 use crate::files::write_atomically;
+use crate::interrupt::Interrupt;
+use crate::rank::Rank;
+
+/// How often a run that waits for data looks whether it is to stop.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What generating and decoding need to know of the data a network was trained on: `data.json` of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,14 +31,18 @@ pub struct DataRecord {
     pub codec: Option<Codec>,
     /// The classes, by index.
     pub classes: Vec<Class>,
+    /// The order the samples are visited in; unknown to runs that did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<datasets::Shuffle>,
 }
 
 impl DataRecord {
     /// The file's name.
     pub const FILE_NAME: &'static str = "data.json";
 
-    fn of(dataset: &Dataset) -> Self {
+    fn of(dataset: &Dataset, order: datasets::Shuffle) -> Self {
         Self {
+            order: Some(order),
             samples: dataset.len(),
             codec: dataset.codec().cloned(),
             classes: dataset.index().map(|index| index.classes.clone()).unwrap_or_default(),
@@ -62,7 +74,18 @@ impl DataRecord {
                 root.display()
             );
         }
-        if before != *self {
+        if let (Some(before), Some(now)) = (before.order, self.order) {
+            if before != now {
+                bail!(
+                    "{}: holds another run: it visits its samples in {} order, these shards would be visited in {} \
+                     order; continue from the shards it began with, or say data.shuffle and data.block_samples",
+                    root.display(),
+                    order_name(before),
+                    order_name(now)
+                );
+            }
+        }
+        if (before.samples, &before.classes) != (self.samples, &self.classes) {
             let (found, expected) = (self.samples, before.samples);
             bail!(
                 "{}: holds another run: it has {expected} samples, these shards have {found}",
@@ -70,6 +93,13 @@ impl DataRecord {
             );
         }
         Ok(())
+    }
+}
+
+fn order_name(order: datasets::Shuffle) -> String {
+    match order {
+        datasets::Shuffle::Block { samples } => format!("block ({samples} samples)"),
+        _ => "global".to_owned(),
     }
 }
 
@@ -103,9 +133,25 @@ pub fn open(config: &Config) -> anyhow::Result<Arc<Dataset>> {
     let Some(shards) = &config.data.shards else {
         return Err(UsageError("no data: give --data FOLDER or data.shards in the configuration".to_owned()).into());
     };
-    let dataset = Dataset::open(Path::new(shards), OpenOptions::default())?;
+    let dataset = Dataset::open_location(shards, open_options(&config.data))?;
     fits(&dataset, &config.model).with_context(|| shards.clone())?;
     Ok(Arc::new(dataset))
+}
+
+/// How the shards that `config` names are opened.
+#[must_use]
+pub fn open_options(config: &DataConfig) -> OpenOptions {
+    let cache = config.cache.as_ref().map(|folder| CacheOptions {
+        folder: PathBuf::from(folder),
+        bytes: config.cache_bytes,
+    });
+    OpenOptions {
+        remote: RemoteOptions {
+            cache,
+            ..RemoteOptions::default()
+        },
+        ..OpenOptions::default()
+    }
 }
 
 fn fits(dataset: &Dataset, model: &NetworkConfig) -> anyhow::Result<()> {
@@ -133,15 +179,16 @@ fn fits(dataset: &Dataset, model: &NetworkConfig) -> anyhow::Result<()> {
 }
 
 impl Feed {
-    /// Starts reading at `state`.
+    /// Starts reading the share of `rank` of every batch, at `state`.
     ///
     /// # Errors
     /// When the settings do not fit the data.
-    pub fn start(dataset: Arc<Dataset>, config: &Config, state: LoaderState) -> anyhow::Result<Self> {
-        let record = DataRecord::of(&dataset);
+    pub fn start(dataset: Arc<Dataset>, config: &Config, rank: Rank, state: LoaderState) -> anyhow::Result<Self> {
+        let settings = loader_config(config, rank, &dataset);
+        let record = DataRecord::of(&dataset, settings.shuffle);
         let scale = dataset.codec().map_or(1.0, |codec| codec.scale_factor);
         let shift = record.codec.as_ref().map_or(0.0, shift_factor);
-        let loader = Loader::new(dataset, &loader_config(config), state)?;
+        let loader = Loader::new(dataset, &settings, state)?;
         Ok(Self {
             loader,
             record,
@@ -164,13 +211,18 @@ impl Feed {
         self.skipped
     }
 
-    /// The next batch; the data never end.
+    /// The next batch; the data never end. `None` when the work is to stop before it has arrived.
     ///
     /// # Errors
     /// A sample that cannot be read, with shard, key and byte.
-    pub fn next(&mut self) -> anyhow::Result<Fed> {
-        let Some(batch) = self.loader.next_batch()? else {
-            bail!("the data ended, expected one epoch after the other")
+    pub fn next(&mut self, interrupt: &Interrupt) -> anyhow::Result<Option<Fed>> {
+        let batch = loop {
+            match self.loader.poll_batch(PATIENCE)? {
+                Polled::Batch(batch) => break batch,
+                Polled::Pending if interrupt.is_requested() => return Ok(None),
+                Polled::Pending => {}
+                Polled::End => bail!("the data ended, expected one epoch after the other"),
+            }
         };
         self.skipped += batch.skipped;
         if let (Some(features), Some(expected)) = (&batch.features, self.features) {
@@ -191,7 +243,7 @@ impl Feed {
             epoch: batch.epoch,
             position,
         };
-        Ok(Fed {
+        Ok(Some(Fed {
             batch: Batch {
                 latents,
                 labels: batch.classes.iter().map(|&class| class as usize).collect(),
@@ -200,7 +252,7 @@ impl Feed {
             },
             keys: batch.keys,
             next: batch.next,
-        })
+        }))
     }
 }
 
@@ -220,20 +272,29 @@ fn features(config: &Config) -> Option<[usize; 2]> {
     Some([config.model.tokens(), width])
 }
 
-fn loader_config(config: &Config) -> LoaderConfig {
+/// How the shards of `dataset` are read for training by `config`.
+#[must_use]
+pub fn loader_config(config: &Config, rank: Rank, dataset: &Dataset) -> LoaderConfig {
     let data: &DataConfig = &config.data;
     let features = features(config).is_some();
+    let block = datasets::Shuffle::Block {
+        samples: data.block_samples as u64,
+    };
     LoaderConfig {
         seed: config.train.seed,
         batch_size: config.train.batch,
+        rank: rank.rank,
+        world: rank.world,
         readers: data.readers,
         prefetch: data.read_ahead,
         shuffle: match data.shuffle {
-            Shuffle::Auto => datasets::Shuffle::Auto,
+            Shuffle::Auto if dataset.is_random_access() => datasets::Shuffle::Global,
             Shuffle::Global => datasets::Shuffle::Global,
-            Shuffle::Block => datasets::Shuffle::Block {
-                samples: data.block_samples as u64,
-            },
+            Shuffle::Auto | Shuffle::Block => block,
+        },
+        last_batch: match data.last_batch {
+            LastBatch::Drop => datasets::LastBatch::Drop,
+            LastBatch::Pad => datasets::LastBatch::Pad,
         },
         // Alignment features are of the picture as it is, not of its mirror image.
         flip: data.mirror && !features,

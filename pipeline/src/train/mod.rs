@@ -10,7 +10,7 @@ mod session;
 mod settings;
 mod stage;
 
-pub use data::{shift_factor, DataRecord};
+pub use data::{loader_config, open_options, shift_factor, DataRecord};
 pub use rates::rates;
 pub use report::{LossMetrics, Metrics, Place, TimeMetrics, Window};
 pub use run_directory::{checkpoints, find_checkpoint, RunDirectory};

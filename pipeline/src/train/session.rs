@@ -74,7 +74,9 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
                 self.save()?;
                 return Err(Interrupted.into());
             }
-            let (report, rates) = self.step()?;
+            let Some((report, rates)) = self.step(interrupt)? else {
+                continue;
+            };
             let step = report.step;
             let last = step == train.steps;
             if step % train.log_every == 0 || last {
@@ -93,9 +95,12 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
         Ok(())
     }
 
-    fn step(&mut self) -> anyhow::Result<(StepReport, StepRates)> {
+    /// One step; `None` when the work is to stop and no batch has arrived.
+    fn step(&mut self, interrupt: &Interrupt) -> anyhow::Result<Option<(StepReport, StepRates)>> {
         let start = Instant::now();
-        let Fed { batch, keys, next } = self.feed.next()?;
+        let Some(Fed { batch, keys, next }) = self.feed.next(interrupt)? else {
+            return Ok(None);
+        };
         let waited = start.elapsed();
         let rates = rates(&self.config.train, self.trainer.step_count() + 1);
         let report = self.trainer.step(&batch, rates)?;
@@ -105,7 +110,7 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
             StepOutcome::Updated => self.bad_in_a_row = 0,
             StepOutcome::Skipped => self.skipped(&report, &keys)?,
         }
-        Ok((report, rates))
+        Ok(Some((report, rates)))
     }
 
     fn skipped(&mut self, report: &StepReport, keys: &[String]) -> anyhow::Result<()> {
@@ -170,8 +175,12 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
         if window.is_empty() {
             return String::new();
         }
+        let skipped = match self.feed.skipped() {
+            0 => String::new(),
+            skipped => format!(", {skipped} samples skipped"),
+        };
         format!(
-            "loss {:.4}, {:.1} images/s, waiting for data {:.0}%",
+            "loss {:.4}, {:.1} images/s, waiting for data {:.1} %{skipped}",
             window.loss(),
             window.images_per_s(),
             window.waiting_percent()

@@ -1,10 +1,11 @@
 //! The stage: from a command line to a finished run.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use deepflow_datasets::LoaderState;
+use deepflow_datasets::{LoaderState, ShardFolder};
 use deepflow_model::checkpoint::MODEL_FILE;
 use deepflow_model::ops::Operators;
 use deepflow_model::training::Trainer;
@@ -19,6 +20,7 @@ use super::settings::{loss_settings, optimizer_settings};
 use crate::cli::Stage;
 use crate::config::{long_help, Config, ConfigArgs};
 use crate::device::DeviceArgs;
+use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::on_device;
 use crate::rank::Rank;
@@ -38,7 +40,7 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["data", "model", "train", "loss", "sample"]))]
 pub struct TrainArgs {
-    /// Folder of latent shards, as encode writes it (data.shards)
+    /// Folder of latent shards, as encode writes it, or its address: s3://, gs://, az://, https:// (data.shards)
     #[arg(short, long, value_name = "FOLDER")]
     pub data: Option<String>,
     /// The run directory; a run that is there is continued
@@ -110,9 +112,9 @@ fn train_on<D: Operators<f32>>(device: D, config: &Config, out: &Path, interrupt
         }
         None => LoaderState::default(),
     };
-    let feed = Feed::start(dataset, config, place)?;
+    let feed = Feed::start(Arc::clone(&dataset), config, Rank::ALONE, place)?;
     feed.record().keep(run.root())?;
-    keep_codec(config, run.root())?;
+    keep_codec(dataset.folder(), run.root())?;
     Session::start(config, run, trainer, feed, place)?.run(interrupt)
 }
 
@@ -136,16 +138,20 @@ fn start_network<D: Operators<f32>>(
 }
 
 /// Copies the codec's own weights, where it has such, beside the run: generated latents are decoded with them.
-fn keep_codec(config: &Config, root: &Path) -> anyhow::Result<()> {
-    let Some(shards) = &config.data.shards else {
+fn keep_codec(shards: &ShardFolder, root: &Path) -> anyhow::Result<()> {
+    let kept = root.join(CODEC_FILE);
+    if kept.exists() {
         return Ok(());
-    };
-    let (from, to) = (Path::new(shards).join(CODEC_FILE), root.join(CODEC_FILE));
-    if from.is_file() && !to.exists() {
-        let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
-        crate::files::write_atomically(&to, &bytes)?;
     }
-    Ok(())
+    match shards.file(CODEC_FILE) {
+        Ok(Some(bytes)) => write_atomically(&kept, &bytes),
+        Ok(None) => Ok(()),
+        Err(error) => {
+            // A store may refuse to say whether a file exists; training itself does not need it.
+            tracing::warn!("{error}; without it generated latents can only be decoded with --weights");
+            Ok(())
+        }
+    }
 }
 
 /// Weights of a fitted codec, beside the index of the shards it made.

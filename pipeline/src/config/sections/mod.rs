@@ -10,7 +10,7 @@ mod train;
 use super::{Config, Violation};
 
 pub use codec::{CodecConfig, CodecKind};
-pub use data::{DataConfig, OnError, Shuffle};
+pub use data::{DataConfig, LastBatch, OnError, Shuffle};
 pub use loss::{LossConfig, Path, TrainingTimes};
 pub use output::{OutputConfig, OutputFormat};
 pub use sample::{SampleConfig, Sampler};
