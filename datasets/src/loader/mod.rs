@@ -69,7 +69,7 @@ pub struct Loader {
 #[derive(Debug)]
 pub enum Polled {
     /// The next batch.
-    Batch(Batch),
+    Batch(Box<Batch>),
     /// The batch is not made yet.
     Pending,
     /// The last epoch has ended.
@@ -144,7 +144,7 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         loop {
             match self.poll_batch(PATIENCE)? {
-                Polled::Batch(batch) => return Ok(Some(batch)),
+                Polled::Batch(batch) => return Ok(Some(*batch)),
                 Polled::Pending => {}
                 Polled::End => return Ok(None),
             }
@@ -181,7 +181,7 @@ impl Loader {
             if !batch.is_empty() {
                 self.batches += 1;
                 self.plan_ahead();
-                return Ok(Polled::Batch(batch));
+                return Ok(Polled::Batch(Box::new(batch)));
             }
         }
     }

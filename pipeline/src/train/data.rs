@@ -218,7 +218,7 @@ impl Feed {
     pub fn next(&mut self, interrupt: &Interrupt) -> anyhow::Result<Option<Fed>> {
         let batch = loop {
             match self.loader.poll_batch(PATIENCE)? {
-                Polled::Batch(batch) => break batch,
+                Polled::Batch(batch) => break *batch,
                 Polled::Pending if interrupt.is_requested() => return Ok(None),
                 Polled::Pending => {}
                 Polled::End => bail!("the data ended, expected one epoch after the other"),
