@@ -85,8 +85,8 @@ fn answer(mut stream: TcpStream, folder: &Path, choose: impl Fn(&str) -> Behavio
     }
     let mut words = request.split_whitespace();
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    // Google's store is asked for `bucket/some%2Fshards%2Findex.json`.
-    let path = path.replace("%2F", "/");
+    // Google's store is asked for `bucket/some%2Fshards%2Findex%2Ejson`.
+    let path = path.replace("%2F", "/").replace("%2E", ".").replace("%2D", "-");
     let name = path.rsplit('/').next().unwrap_or_default();
     let Ok(content) = fs::read(folder.join(name)) else {
         return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
