@@ -42,6 +42,6 @@ mod weights;
 
 pub use config::{NetworkConfig, VeraConfig};
 pub use error::{ConfigError, ModelError, WeightsError};
-pub use network::{parameter_shapes, Network, Outputs};
+pub use network::{parameter_shapes, FeaturePlace, Network, Outputs};
 pub use parameters::Parameter;
 pub use weights::{FineTuneReport, LoadReport, WeightSource};

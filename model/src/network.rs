@@ -55,6 +55,15 @@ pub struct Outputs<E: Dtype, D: Operators<E>> {
     pub features: Vec<Matrix<E, D>>,
 }
 
+/// A place whose features can be looked at on the way ([`Network::forward_observed`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeaturePlace {
+    /// After this many transformer blocks; at the end of a branch: what its velocity head reads.
+    Block(usize),
+    /// After the VeRA block of this branch, counted from 0: what the next branch starts from.
+    Vera(usize),
+}
+
 /// Which outputs are wanted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Supervision {
@@ -122,8 +131,24 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         times: &[Vec<f64>],
         labels: &[usize],
     ) -> Result<Outputs<E, D>, ModelError> {
+        self.forward_observed(tape, patches, times, labels, &mut |_, _| {})
+    }
+
+    /// [`forward`](Self::forward) that shows the features (B·T, D) at every place to `observe`, in the order in which they
+    /// are computed.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_observed<T: Tape<E, D>>(
+        &self,
+        tape: &mut T,
+        patches: &Matrix<E, D>,
+        times: &[Vec<f64>],
+        labels: &[usize],
+        observe: &mut dyn FnMut(FeaturePlace, &Matrix<E, D>),
+    ) -> Result<Outputs<E, D>, ModelError> {
         self.check_inputs(patches, times, labels)?;
-        self.walk(tape, patches, times, labels, Supervision::EveryBranch)
+        self.walk(tape, patches, times, labels, Supervision::EveryBranch, observe)
             .map_err(ModelError::device)
     }
 
@@ -141,7 +166,14 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     ) -> Result<Matrix<E, D>, ModelError> {
         self.check_inputs(patches, times, labels)?;
         let mut outputs = self
-            .walk(&mut NoneTape, patches, times, labels, Supervision::LastBranch)
+            .walk(
+                &mut NoneTape,
+                patches,
+                times,
+                labels,
+                Supervision::LastBranch,
+                &mut |_, _| {},
+            )
             .map_err(ModelError::device)?;
         Ok(outputs.velocities.swap_remove(0))
     }
@@ -153,6 +185,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         times: &[Vec<f64>],
         labels: &[usize],
         supervision: Supervision,
+        observe: &mut dyn FnMut(FeaturePlace, &Matrix<E, D>),
     ) -> Result<Outputs<E, D>, D::Err> {
         let (device, parts) = (&self.device, &self.parts);
         let batch = labels.len();
@@ -180,6 +213,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
             } else {
                 block.forward(device, tape, &h, &silu_c)?
             };
+            observe(FeaturePlace::Block(index + 1), &h);
             if self.config.branch_ends.get(branch) != Some(&(index + 1)) {
                 continue;
             }
@@ -199,6 +233,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
             let gap = silu_gap.as_ref().map(|(_, embedded)| embedded);
             let refined = parts.df_blocks[branch].forward(device, tape, &h, &space, gap, batch)?;
             h = refined.features;
+            observe(FeaturePlace::Vera(branch), &h);
             if every_branch {
                 if let (Some(head), Some(acc)) = (&parts.final_acc_layer, &refined.acceleration) {
                     let acceleration = head.forward(device, tape, acc, &silu_c)?;

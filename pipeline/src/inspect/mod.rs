@@ -1,5 +1,6 @@
 //! `deepflow inspect`: looks at configurations, weights and shards, and changes none of them.
 
+mod branches;
 mod config;
 mod convert;
 mod forward;
@@ -25,6 +26,7 @@ pub struct InspectArgs {
 
 #[derive(Subcommand, Debug)]
 enum What {
+    Branches(branches::BranchesArgs),
     Config(config::ShowConfigArgs),
     Summary(summary::SummaryArgs),
     Forward(forward::ForwardArgs),
@@ -35,6 +37,7 @@ enum What {
 impl Stage for InspectArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         match self.what {
+            What::Branches(args) => args.run(interrupt),
             What::Config(args) => args.run(interrupt),
             What::Summary(args) => args.run(interrupt),
             What::Forward(args) => args.run(interrupt),
