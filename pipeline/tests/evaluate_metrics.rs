@@ -68,25 +68,35 @@ fn gaussian(features: &Features<f64>, batch: usize) -> Gaussian {
     accumulator.finish().unwrap()
 }
 
+fn distance(first: &Gaussian, second: &Gaussian) -> f64 {
+    frechet_distance(first, second).unwrap().distance
+}
+
+fn manifolds<T: Copy + Into<f64> + Sync>(real: &Features<T>, generated: &Features<T>) -> Option<PrecisionRecall> {
+    let seen = std::sync::atomic::AtomicU64::new(0);
+    let watch = |pairs| -> Result<(), std::convert::Infallible> {
+        seen.fetch_add(pairs, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    };
+    let found = precision_recall(real, generated, &watch).unwrap();
+    let expected = found.map_or(0, |_| manifold_pairs(real.len(), generated.len()));
+    assert_eq!(seen.into_inner(), expected);
+    found
+}
+
 #[test]
 fn golden_numbers() {
     for case in cases() {
         let [real, fake, few] = ["real", "fake", "few"].map(|name| case.features(name));
         let [real_fit, fake_fit, few_fit] = [&real, &fake, &few].map(|features| gaussian(features, 100));
-        case.check(
-            "frechet_real_fake",
-            frechet_distance(&real_fit, &fake_fit).unwrap(),
-            1e-6,
-        );
-        case.check(
-            "frechet_real_fake",
-            frechet_distance(&fake_fit, &real_fit).unwrap(),
-            1e-6,
-        );
-        case.check("frechet_real_few", frechet_distance(&real_fit, &few_fit).unwrap(), 1e-3);
+        case.check("frechet_real_fake", distance(&real_fit, &fake_fit), 1e-6);
+        case.check("frechet_real_fake", distance(&fake_fit, &real_fit), 1e-6);
+        case.check("frechet_real_few", distance(&real_fit, &few_fit), 1e-3);
         assert_eq!(few_fit.is_rank_deficient(), Some(few.len() <= few.width));
+        let rank = |fit: &Gaussian| frechet_distance(fit, &real_fit).unwrap().first_rank;
+        assert_eq!([rank(&few_fit), rank(&real_fit)], [few.len() - 1, real.width]);
 
-        let both = precision_recall(&real, &fake).unwrap();
+        let both = manifolds(&real, &fake).unwrap();
         case.check("precision_k3", both.precision, 1e-6);
         case.check("recall_k3", both.recall, 1e-6);
 
@@ -100,6 +110,12 @@ fn golden_numbers() {
             case.check(name, score.finish().unwrap().mean, 1e-6);
         }
     }
+}
+
+#[test]
+fn who_watches_precision_and_recall_can_end_it() {
+    let real = cases()[0].features("real");
+    assert_eq!(precision_recall(&real, &real, &|_| Err("enough")), Err("enough"));
 }
 
 #[test]
@@ -117,9 +133,9 @@ fn a_set_is_at_no_distance_from_itself() {
         let features = case.features(name);
         let fit = gaussian(&features, 100);
         let scale: f64 = (0..fit.width()).map(|i| fit.covariance[(i, i)]).sum();
-        assert!(frechet_distance(&fit, &fit).unwrap().abs() < 1e-6 * scale, "{name}");
+        assert!(distance(&fit, &fit).abs() < 1e-6 * scale, "{name}");
         assert_eq!(
-            precision_recall(&features, &features),
+            manifolds(&features, &features),
             Some(PrecisionRecall {
                 precision: 1.0,
                 recall: 1.0
@@ -179,7 +195,7 @@ fn what_has_no_answer_gives_none() {
         width: 2,
         values: vec![1.0f32, 2.0],
     };
-    assert!(precision_recall(&one, &one).is_none());
+    assert!(manifolds(&one, &one).is_none());
     assert!(kernel_distance(&one, &one, kernel_subset_size(1, 1), 0).is_none());
     assert!(InceptionScoreAccumulator::new(10, 5).finish().is_none());
     let mut single = GaussianAccumulator::new(2);

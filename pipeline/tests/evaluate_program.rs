@@ -211,6 +211,12 @@ fn pictures_are_measured_the_same_wherever_they_lie() {
         );
     }
     assert!(from_statistics["precision"].is_null());
+    // The file does not say of how many pictures; the covariance does.
+    let trust = from_statistics["trust"].to_string();
+    assert!(
+        trust.contains("their covariance has rank 5 of 2048, as of 6 pictures or fewer"),
+        "{trust}"
+    );
     assert_ne!(
         run("fake", &at("real"), &["--resize", "half-pixel"])["fid"],
         from_folder["fid"]
@@ -355,6 +361,7 @@ fn a_classifier_of_the_users_own_latents_tells_good_sets_from_bad_ones() {
         std::fs::read(&classifiers[1]).unwrap()
     );
 
+    let cache = at("cache");
     let run = |generated: &str| {
         let (generated, reference) = (at(generated), at("real"));
         let files = [
@@ -363,6 +370,8 @@ fn a_classifier_of_the_users_own_latents_tells_good_sets_from_bad_ones() {
             text(&reference),
             "--weights",
             text(&classifiers[0]),
+            "--cache",
+            text(&cache),
         ];
         report(&[&files[..], &["--features", "classifier"]].concat())
     };
@@ -379,6 +388,16 @@ fn a_classifier_of_the_users_own_latents_tells_good_sets_from_bad_ones() {
         "{bad}"
     );
     assert!(good["trust"].to_string().contains("is not FID"));
+    // The reference's statistics came from the cache the second time, and give the same numbers.
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
+    std::fs::remove_dir_all(&cache).unwrap();
+    assert_eq!(run("bad"), bad);
+    assert_eq!(run("bad"), bad);
+    // Another content is another set, under the same name.
+    std::fs::remove_dir_all(at("real")).unwrap();
+    write_latents(&at("real"), 900, true, 4, 0.0);
+    assert_ne!(run("bad")["fd_classifier"], bad["fd_classifier"]);
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
 
     let (good, real) = (at("good"), at("real"));
     let line = refusal(&[
@@ -394,16 +413,22 @@ fn a_classifier_of_the_users_own_latents_tells_good_sets_from_bad_ones() {
         line.contains("not a classifier that `deepflow-evaluate fit-features` wrote"),
         "{line}"
     );
-    let line = refusal(&[
-        text(&home.path().join("none")),
-        "-r",
-        text(&real),
-        "-w",
-        text(&classifiers[0]),
-        "--features",
-        "classifier",
-    ]);
-    assert!(line.contains("none"), "{line}");
+    write_latents(&at("few"), 3, true, 1, 0.0);
+    write_identity_latents(&at("pictures"), 4, 0..2);
+    for (generated, reference, expected) in [
+        ("none", "real", "none"),
+        ("good", "few", "few: 3 samples, expected at least 4"),
+        (
+            "pictures",
+            "real",
+            "pictures: latents of shape [3, 4, 4], the classifier",
+        ),
+    ] {
+        let (generated, reference) = (at(generated), at(reference));
+        let files = [text(&generated), "-r", text(&reference), "-w", text(&classifiers[0])];
+        let line = refusal(&[&files[..], &["--features", "classifier", "--no-cache"]].concat());
+        assert!(line.contains(expected), "{line}");
+    }
 }
 
 #[test]

@@ -2,23 +2,21 @@
 
 use super::metrics::{Features, Gaussian, GaussianAccumulator, InceptionScore, InceptionScoreAccumulator};
 use super::pictures::PictureSet;
+use super::statistics_file::StatisticsFile;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use anyhow::{ensure, Context};
 use deepflow_model::inception::{resize, Inception, ResizeMode, CLASSES, INPUT_SIZE, POOL_FEATURES, SPATIAL_FEATURES};
 use deepflow_preprocess::picture::Pixels;
-use faer::Mat;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Pictures the network sees at once.
 const BATCH: usize = 16;
 /// Predictions in a split of the Inception Score.
 const SCORE_SPLIT: usize = 5000;
-/// The key of the count, width and height in a cached file's header; one key, so that the header's bytes do not vary.
-const CACHE_KEY: &str = "deepflow";
+/// Names of the distributions in the cache.
+const POOL: &str = "pool";
+const SPATIAL: &str = "spatial";
 
 /// Statistics of a set of pictures.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,16 +99,9 @@ impl FeatureSet {
         cache: &Path,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
-        let content = hex(&pictures.content_hash()?);
-        let mode_name = match mode {
-            ResizeMode::Tf1 => "tf1",
-            ResizeMode::HalfPixel => "half-pixel",
-        };
-        let file: PathBuf = cache.join(format!(
-            "{content}-{}-{mode_name}-{keep}.safetensors",
-            &weights_sha256[..16]
-        ));
-        if let Some(set) = Self::read(&file) {
+        let settings = ["inception", weights_sha256, mode_name(mode), &keep.to_string()];
+        let file = cache.join(format!("{}.safetensors", pictures.content_hash(&settings)?));
+        if let Some(set) = StatisticsFile::read(&file).and_then(Self::from_file) {
             tracing::info!(
                 "statistics of {} come from {}",
                 pictures.path().display(),
@@ -119,101 +110,34 @@ impl FeatureSet {
             return Ok(set);
         }
         let set = Self::compute(pictures, network, mode, keep, interrupt)?;
-        crate::files::make_folder(cache)?;
-        set.write(&file).with_context(|| file.display().to_string())?;
+        let gaussians = [(POOL, &set.pool), (SPATIAL, &set.spatial)];
+        let content = StatisticsFile {
+            gaussians: gaussians
+                .map(|(name, gaussian)| (name.to_owned(), gaussian.clone()))
+                .into(),
+            vectors: set.vectors.clone(),
+            picture_size: set.picture_size,
+        };
+        content.write(&file)?;
         Ok(set)
     }
 
-    fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let columns = |matrix: &Mat<f64>| -> Vec<u8> {
-            (0..matrix.ncols())
-                .flat_map(|column| bytes_of(matrix.col(column).iter().copied()))
-                .collect()
-        };
-        let width = |gaussian: &Gaussian| gaussian.width();
-        let vectors: Vec<u8> = self
-            .vectors
-            .values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        let buffers = [
-            (
-                "pool.mean",
-                Dtype::F64,
-                vec![width(&self.pool)],
-                bytes_of(self.pool.mean.iter().copied()),
-            ),
-            (
-                "pool.covariance",
-                Dtype::F64,
-                vec![width(&self.pool); 2],
-                columns(&self.pool.covariance),
-            ),
-            (
-                "spatial.mean",
-                Dtype::F64,
-                vec![width(&self.spatial)],
-                bytes_of(self.spatial.mean.iter().copied()),
-            ),
-            (
-                "spatial.covariance",
-                Dtype::F64,
-                vec![width(&self.spatial); 2],
-                columns(&self.spatial.covariance),
-            ),
-            (
-                "vectors",
-                Dtype::F32,
-                vec![self.vectors.len(), self.vectors.width],
-                vectors,
-            ),
-        ];
-        let views = buffers
-            .iter()
-            .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let facts = serde_json::json!([self.pool.count, self.picture_size.0, self.picture_size.1]);
-        let metadata = HashMap::from([(CACHE_KEY.to_owned(), facts.to_string())]);
-        let bytes = safetensors::serialize(views, Some(metadata))?;
-        crate::files::write_atomically(path, &bytes)
-    }
-
-    /// `None` when there is no such file or it is not one of ours: then it is made anew.
-    fn read(path: &Path) -> Option<Self> {
-        let bytes = std::fs::read(path).ok()?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
-        let tensors = SafeTensors::deserialize(&bytes).ok()?;
-        let facts = header.metadata().as_ref()?.get(CACHE_KEY)?;
-        let (count, width, height): (u64, usize, usize) = serde_json::from_str(facts).ok()?;
-        let doubles = |name: &str| -> Option<Vec<f64>> {
-            let (chunks, _) = tensors.tensor(name).ok()?.data().as_chunks::<8>();
-            Some(chunks.iter().map(|&chunk| f64::from_le_bytes(chunk)).collect())
-        };
-        let gaussian = |name: &str| -> Option<Gaussian> {
-            let mean = doubles(&format!("{name}.mean"))?;
-            let columns = doubles(&format!("{name}.covariance"))?;
-            let size = mean.len();
-            let covariance =
-                (columns.len() == size * size).then(|| Mat::from_fn(size, size, |i, j| columns[j * size + i]))?;
-            Some(Gaussian {
-                count: Some(count),
-                mean,
-                covariance,
-            })
-        };
-        let vectors = tensors.tensor("vectors").ok()?;
-        let (chunks, _) = vectors.data().as_chunks::<4>();
+    fn from_file(mut content: StatisticsFile) -> Option<Self> {
         Some(Self {
-            pool: gaussian("pool")?,
-            spatial: gaussian("spatial")?,
-            vectors: Features {
-                width: *vectors.shape().get(1)?,
-                values: chunks.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect(),
-            },
+            pool: content.gaussians.remove(POOL)?,
+            spatial: content.gaussians.remove(SPATIAL)?,
+            vectors: content.vectors,
             score: None,
-            picture_size: (width, height),
+            picture_size: content.picture_size,
         })
+    }
+}
+
+/// What the mode is called on the command line and in results.
+pub(super) fn mode_name(mode: ResizeMode) -> &'static str {
+    match mode {
+        ResizeMode::Tf1 => "tf1",
+        ResizeMode::HalfPixel => "half-pixel",
     }
 }
 
@@ -227,13 +151,4 @@ fn network_input(pictures: &[Pixels], mode: ResizeMode) -> Vec<f32> {
     };
     let resized = |pixels: &Pixels| resize(&planes(pixels), size(pixels), (INPUT_SIZE, INPUT_SIZE), mode);
     pictures.iter().flat_map(resized).collect()
-}
-
-fn bytes_of(values: impl Iterator<Item = f64>) -> Vec<u8> {
-    values.flat_map(f64::to_le_bytes).collect()
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,15 +1,18 @@
 //! FID and its companions: a generated set against a reference.
 
-use super::feature_set::{hex, FeatureSet};
-use super::metrics::{frechet_distance, kernel_distance, kernel_subset_size, precision_recall, Features};
+use super::feature_set::{mode_name, FeatureSet};
+use super::metrics::{
+    frechet_distance, kernel_distance, kernel_subset_size, manifold_pairs, precision_recall, Features, PrecisionRecall,
+};
 use super::npz::{self, ReferenceStatistics};
 use super::pictures::PictureSet;
 use super::report::{Report, SetReport};
+use crate::files::sha256;
 use crate::interrupt::Interrupt;
+use crate::progress::Progress;
 use anyhow::{bail, ensure, Context};
 use deepflow_model::inception::{Inception, ResizeMode, POOL_FEATURES};
-use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Reference pictures whose features precision, recall and KID use, as in ADM's evaluator.
 const REFERENCE_VECTORS: usize = 10_000;
@@ -32,7 +35,7 @@ pub struct InceptionEvaluation<'a> {
     /// How pictures are brought to 299×299.
     pub resize: ResizeMode,
     /// Where statistics of reference sets are kept; `None`: nowhere.
-    pub cache: Option<PathBuf>,
+    pub cache: Option<&'a Path>,
     /// Where to write the reference's statistics as ADM's evaluator stores them.
     pub save_statistics: Option<&'a Path>,
 }
@@ -49,9 +52,7 @@ impl InceptionEvaluation<'_> {
     /// # Errors
     /// One line that names the file and what is wrong with it.
     pub fn run(&self, interrupt: &Interrupt) -> anyhow::Result<Report> {
-        let bytes = std::fs::read(self.weights).with_context(|| self.weights.display().to_string())?;
-        let weights_sha256 = hex(&Sha256::digest(&bytes));
-        drop(bytes);
+        let weights_sha256 = sha256(self.weights)?;
         let network = Inception::load(self.weights)?;
         let generated_pictures = self.pictures(self.generated)?;
         let reference = self.reference(&network, &weights_sha256, interrupt)?;
@@ -69,29 +70,24 @@ impl InceptionEvaluation<'_> {
             );
         }
         interrupt.check()?;
-        let pool = frechet_distance(&reference.statistics.pool, &generated.pool);
-        let fid = pool.with_context(|| self.reference.display().to_string())?;
-        let spatial = reference
-            .statistics
-            .spatial
-            .as_ref()
-            .map(|spatial| frechet_distance(spatial, &generated.spatial));
-        let sfid = spatial
-            .transpose()
-            .with_context(|| self.reference.display().to_string())?;
+        let of_reference = || self.reference.display().to_string();
+        let fid = frechet_distance(&reference.statistics.pool, &generated.pool).with_context(of_reference)?;
+        interrupt.check()?;
+        let spatial = reference.statistics.spatial.as_ref();
+        let sfid = spatial.map(|spatial| frechet_distance(spatial, &generated.spatial));
+        let sfid = sfid.transpose().with_context(of_reference)?;
         interrupt.check()?;
         let none = Features {
             width: POOL_FEATURES,
             values: Vec::new(),
         };
         let real = reference.features.as_ref().map_or(&none, |features| &features.vectors);
-        let manifold = precision_recall(real, &generated.vectors);
-        interrupt.check()?;
+        let manifold = manifolds(real, &generated.vectors, interrupt)?;
         let subset = kernel_subset_size(real.len(), generated.vectors.len());
         let kernel = kernel_distance(real, &generated.vectors, subset, SUBSET_SEED);
         let report = Report {
-            fid,
-            sfid,
+            fid: fid.distance,
+            sfid: sfid.map(|sfid| sfid.distance),
             inception_score: generated.score.map(|score| score.mean),
             inception_score_deviation: generated.score.map(|score| score.deviation),
             precision: manifold.map(|manifold| manifold.precision),
@@ -101,15 +97,14 @@ impl InceptionEvaluation<'_> {
             generated: SetReport {
                 path: self.generated.to_owned(),
                 count: generated.pool.count,
+                rank: None,
             },
             reference: SetReport {
                 path: self.reference.to_owned(),
                 count: reference.statistics.pool.count,
+                rank: Some(fid.first_rank),
             },
-            resize: match self.resize {
-                ResizeMode::Tf1 => "tf1",
-                ResizeMode::HalfPixel => "half-pixel",
-            },
+            resize: mode_name(self.resize),
             weights_sha256,
             trust: Vec::new(),
         };
@@ -141,15 +136,7 @@ impl InceptionEvaluation<'_> {
             }
             None => (Some(PictureSet::open(self.reference, self.codec_weights)?), None),
         };
-        if let Some(statistics) = &stored {
-            ensure!(
-                statistics.pool.width() == POOL_FEATURES,
-                "{}: mu has {} numbers, expected {POOL_FEATURES}",
-                self.reference.display(),
-                statistics.pool.width()
-            );
-        }
-        let compute = |pictures: PictureSet| match &self.cache {
+        let compute = |pictures: PictureSet| match self.cache {
             Some(cache) => FeatureSet::cached(
                 &pictures,
                 network,
@@ -172,6 +159,24 @@ impl InceptionEvaluation<'_> {
             None => bail!("{}: neither pictures nor statistics", self.reference.display()),
         }
     }
+}
+
+/// Precision and recall, which take longest where there are many pictures.
+fn manifolds(
+    real: &Features<f32>,
+    generated: &Features<f32>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Option<PrecisionRecall>> {
+    let progress = Progress::start(
+        "precision and recall",
+        "pairs",
+        0,
+        manifold_pairs(real.len(), generated.len()),
+    );
+    precision_recall(real, generated, &|pairs| {
+        progress.advance(pairs);
+        Ok(interrupt.check()?)
+    })
 }
 
 fn is_npz(path: &Path) -> bool {

@@ -4,12 +4,14 @@
 //! [`classifier`] measures latents with features that the user's own data teaches.
 
 pub mod classifier;
+mod content_hash;
 mod feature_set;
 mod inception_stage;
 pub mod metrics;
 pub mod npz;
 mod pictures;
 mod report;
+mod statistics_file;
 
 pub use feature_set::FeatureSet;
 pub use inception_stage::InceptionEvaluation;
@@ -105,6 +107,7 @@ impl Stage for EvaluateArgs {
         let (Some(generated), Some(reference), Some(weights)) = (self.generated, self.reference, self.weights) else {
             return Err(UsageError("expected a generated set, --reference and --weights".to_owned()).into());
         };
+        let cache = (!self.no_cache).then_some(self.cache.as_path());
         match self.features {
             FeatureKind::Inception => {
                 let evaluation = InceptionEvaluation {
@@ -116,13 +119,13 @@ impl Stage for EvaluateArgs {
                         ResizeArg::Tf1 => ResizeMode::Tf1,
                         ResizeArg::HalfPixel => ResizeMode::HalfPixel,
                     },
-                    cache: (!self.no_cache).then_some(self.cache),
+                    cache,
                     save_statistics: self.save_statistics.as_deref(),
                 };
                 print(&evaluation.run(interrupt)?, self.json)
             }
             FeatureKind::Classifier => print(
-                &classifier::evaluate(&generated, &reference, &weights, interrupt)?,
+                &classifier::evaluate(&generated, &reference, &weights, cache, interrupt)?,
                 self.json,
             ),
         }

@@ -3,6 +3,7 @@
 
 use super::metrics::Gaussian;
 use anyhow::{bail, ensure, Context};
+use deepflow_model::inception::{POOL_FEATURES, SPATIAL_FEATURES};
 use deepflow_preprocess::picture::{Colour, Pixels};
 use faer::Mat;
 use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
@@ -29,7 +30,8 @@ pub struct PictureArray {
 pub struct ReferenceStatistics {
     /// `mu`, `sigma`: for FID.
     pub pool: Gaussian,
-    /// `mu_s`, `sigma_s`: for sFID.
+    /// `mu_s`, `sigma_s`: for sFID, in the order of
+    /// [`InceptionFeatures::spatial`](deepflow_model::inception::InceptionFeatures::spatial).
     pub spatial: Option<Gaussian>,
 }
 
@@ -45,7 +47,7 @@ pub struct NpzContent {
 /// Looks into an archive.
 ///
 /// # Errors
-/// It is no npz, or an array has another shape or element type than its name says.
+/// It is no npz, an array has another shape or element type than its name says, or statistics are of other features.
 pub fn open(path: &Path) -> anyhow::Result<NpzContent> {
     let mut archive = archive(path)?;
     let has = |archive: &ZipArchive<_>, name: &str| archive.index_for_name(&format!("{name}.npy")).is_some();
@@ -56,8 +58,21 @@ pub fn open(path: &Path) -> anyhow::Result<NpzContent> {
     };
     let statistics = if has(&archive, "mu") {
         let pool = gaussian(path, &mut archive, "mu", "sigma")?;
+        ensure!(
+            pool.width() == POOL_FEATURES,
+            "{}: mu has {} numbers, expected {POOL_FEATURES}",
+            path.display(),
+            pool.width()
+        );
         let spatial = if has(&archive, "mu_s") {
-            Some(gaussian(path, &mut archive, "mu_s", "sigma_s")?)
+            let spatial = gaussian(path, &mut archive, "mu_s", "sigma_s")?;
+            ensure!(
+                spatial.width() == SPATIAL_FEATURES,
+                "{}: mu_s has {} numbers, expected {SPATIAL_FEATURES}",
+                path.display(),
+                spatial.width()
+            );
+            Some(reordered(&spatial, channel_first))
         } else {
             None
         };
@@ -161,6 +176,30 @@ fn gaussian(
     })
 }
 
+/// ADM's evaluator flattens (17, 17, 7), TensorFlow's order; the network here (7, 17, 17).
+const SPATIAL_CHANNELS: usize = 7;
+const SPATIAL_PLACES: usize = SPATIAL_FEATURES / SPATIAL_CHANNELS;
+
+/// Where in ADM's order the `index`-th of our numbers stands.
+fn channel_first(index: usize) -> usize {
+    index % SPATIAL_PLACES * SPATIAL_CHANNELS + index / SPATIAL_PLACES
+}
+
+/// Where in our order the `index`-th of ADM's numbers stands.
+fn channel_last(index: usize) -> usize {
+    index % SPATIAL_CHANNELS * SPATIAL_PLACES + index / SPATIAL_CHANNELS
+}
+
+/// The same distribution with its numbers in another order: the `i`-th is the `source(i)`-th of before.
+fn reordered(gaussian: &Gaussian, source: impl Fn(usize) -> usize) -> Gaussian {
+    let width = gaussian.width();
+    Gaussian {
+        count: gaussian.count,
+        mean: (0..width).map(|i| gaussian.mean[source(i)]).collect(),
+        covariance: Mat::from_fn(width, width, |i, j| gaussian.covariance[(source(i), source(j))]),
+    }
+}
+
 fn floats(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) -> anyhow::Result<(Vec<u64>, Vec<f64>)> {
     let what = || format!("{}: {name}", path.display());
     let npy = NpyFile::new(archive.by_name(&format!("{name}.npy")).with_context(what)?).with_context(what)?;
@@ -190,7 +229,7 @@ pub fn write_statistics(path: &Path, statistics: &ReferenceStatistics) -> anyhow
         let mut archive = ZipWriter::new(File::create(&partial)?);
         write_gaussian(&mut archive, "mu", "sigma", &statistics.pool)?;
         if let Some(spatial) = &statistics.spatial {
-            write_gaussian(&mut archive, "mu_s", "sigma_s", spatial)?;
+            write_gaussian(&mut archive, "mu_s", "sigma_s", &reordered(spatial, channel_last))?;
         }
         archive.finish()?.sync_all()?;
         std::fs::rename(&partial, path)?;
@@ -232,4 +271,63 @@ fn write_array(
     writer.finish()?;
     std::io::copy(&mut bytes.as_slice().by_ref(), archive)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Mean `i` and covariance `diag(i + 1)` where `i` is the place in our order.
+    fn numbered(width: usize) -> Gaussian {
+        Gaussian {
+            count: None,
+            mean: (0..width).map(|i| i as f64).collect(),
+            covariance: Mat::from_fn(width, width, |i, j| if i == j { i as f64 + 1.0 } else { 0.0 }),
+        }
+    }
+
+    #[test]
+    fn spatial_statistics_are_stored_in_tensorflows_order_and_come_back_in_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reference.npz");
+        let statistics = ReferenceStatistics {
+            pool: numbered(POOL_FEATURES),
+            spatial: Some(numbered(SPATIAL_FEATURES)),
+        };
+        write_statistics(&path, &statistics).unwrap();
+        let (_, stored) = floats(&path, &mut archive(&path).unwrap(), "mu_s").unwrap();
+        // (row, column, channel) of 17×17×7, as `[..., :7]` of an NHWC tensor is flattened.
+        for (row, column, channel) in [(0, 0, 1), (0, 1, 0), (1, 0, 0), (16, 3, 5), (16, 16, 6)] {
+            let theirs = (row * 17 + column) * 7 + channel;
+            let ours = (channel * 17 + row) * 17 + column;
+            assert_eq!(stored[theirs], ours as f64, "{row} {column} {channel}");
+        }
+        let read = open(&path).unwrap();
+        assert!(read.pictures.is_none());
+        assert_eq!(read.statistics.unwrap(), statistics);
+    }
+
+    #[test]
+    fn statistics_of_other_features_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.npz");
+        let refusal = |pool: usize, spatial: usize| {
+            let statistics = ReferenceStatistics {
+                pool: numbered(pool),
+                spatial: None,
+            };
+            write_statistics(&path, &statistics).unwrap();
+            if spatial > 0 {
+                let mut archive =
+                    ZipWriter::new_append(File::options().read(true).write(true).open(&path).unwrap()).unwrap();
+                write_gaussian(&mut archive, "mu_s", "sigma_s", &numbered(spatial)).unwrap();
+                archive.finish().unwrap();
+            }
+            open(&path).unwrap_err().to_string()
+        };
+        assert!(refusal(64, 0).ends_with("other.npz: mu has 64 numbers, expected 2048"));
+        assert!(refusal(POOL_FEATURES, 9).ends_with("other.npz: mu_s has 9 numbers, expected 2023"));
+    }
 }

@@ -1,6 +1,7 @@
 //! A set of pictures, wherever it lies: a folder of files, tars, latent shards (decoded on the way), or an npz.
 
 use super::classifier::latent_of;
+use super::content_hash::content_hash;
 use super::npz::PictureArray;
 use crate::codecs;
 use crate::interrupt::Interrupt;
@@ -9,8 +10,6 @@ use deepflow_datasets::{Index, Limits, ShardReader, INDEX_FILE};
 use deepflow_preprocess::codec::Codec;
 use deepflow_preprocess::picture::{decode, Colour, DecodeOptions, Pixels};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const PICTURE_EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
@@ -87,43 +86,21 @@ impl PictureSet {
         }
     }
 
-    /// SHA-256 over names and contents of all files.
+    /// SHA-256 over names and contents of all files, and over `settings`.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn content_hash(&self) -> anyhow::Result<[u8; 32]> {
-        let mut hasher = Sha256::new();
-        let files = match &self.source {
-            Source::Files(files) | Source::Tars(files) => files.clone(),
-            Source::Array(_) => vec![self.path.clone()],
-            // The codec decides the pictures as much as the latents do.
+    pub fn content_hash(&self, settings: &[&str]) -> anyhow::Result<String> {
+        match &self.source {
+            Source::Files(files) | Source::Tars(files) => content_hash(&self.path, files, settings),
+            Source::Array(_) => content_hash(&self.path, std::slice::from_ref(&self.path), settings),
             Source::Latents(codec, index) => {
-                hasher.update(codec.identity().weights_sha256.as_bytes());
-                index.shards.iter().map(|shard| self.path.join(&shard.name)).collect()
+                // The codec decides the pictures as much as the latents do.
+                let identity = codec.identity();
+                let settings = [settings, &[identity.weights_sha256.as_str()]].concat();
+                content_hash(&self.path, &shard_paths(&self.path, index), &settings)
             }
-        };
-        let hashes: Vec<[u8; 32]> = files
-            .par_iter()
-            .map(|file| {
-                let mut hasher = Sha256::new();
-                let mut reader = std::fs::File::open(file).with_context(|| file.display().to_string())?;
-                let mut buffer = vec![0; 1 << 16];
-                loop {
-                    match reader.read(&mut buffer).with_context(|| file.display().to_string())? {
-                        0 => break,
-                        bytes => hasher.update(&buffer[..bytes]),
-                    }
-                }
-                Ok(hasher.finalize().into())
-            })
-            .collect::<anyhow::Result<_>>()?;
-        for (file, hash) in files.iter().zip(hashes) {
-            let name = file.strip_prefix(&self.path).unwrap_or(file);
-            hasher.update(name.as_os_str().as_encoded_bytes());
-            hasher.update([0]);
-            hasher.update(hash);
         }
-        Ok(hasher.finalize().into())
     }
 
     /// Reads all pictures in order, `batch` at a time, until the end or an interrupt. All must have one size.
@@ -223,6 +200,11 @@ impl PictureSet {
             }),
         }
     }
+}
+
+/// The files of a folder of shards, in order.
+pub(super) fn shard_paths(folder: &Path, index: &Index) -> Vec<PathBuf> {
+    index.shards.iter().map(|shard| folder.join(&shard.name)).collect()
 }
 
 fn decode_named(name: String, bytes: &[u8]) -> anyhow::Result<(String, Pixels)> {

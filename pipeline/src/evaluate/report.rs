@@ -16,6 +16,8 @@ pub struct SetReport {
     pub path: PathBuf,
     /// Number of pictures; not known of statistics that were read from a file.
     pub count: Option<u64>,
+    /// Rank of the covariance of its pooled features; measured of the reference.
+    pub rank: Option<usize>,
 }
 
 /// Everything that was measured. What cannot be measured is absent.
@@ -67,7 +69,14 @@ impl Report {
                      are rough, KID is not affected"
                 )),
                 Some(_) => {}
-                None => words.push(format!("the number of {which} pictures is unknown: statistics files do not hold it")),
+                None => words.push(match set.rank {
+                    Some(rank) if (rank as u64) < features => format!(
+                        "the {which} statistics are rank-deficient: their covariance has rank {rank} of {features}, as of {} \
+                         pictures or fewer; FID and sFID are rough",
+                        rank + 1
+                    ),
+                    _ => format!("the number of {which} pictures is unknown: statistics files do not hold it"),
+                }),
             }
         }
         if self.precision.is_none() {
@@ -119,6 +128,7 @@ mod tests {
         let set = |name: &str| SetReport {
             path: name.into(),
             count,
+            rank: None,
         };
         Report {
             fid: 12.3456,
@@ -150,6 +160,19 @@ mod tests {
         }
         let words = report(Some(50_000), "6726825d0af5").trust.join("\n");
         assert_eq!(words.lines().count(), 1, "{words}");
+    }
+
+    #[test]
+    fn the_rank_of_a_statistics_file_is_said() {
+        let words = |rank| {
+            let mut report = report(Some(50_000), "6726825d");
+            (report.reference.count, report.reference.rank) = (None, Some(rank));
+            report.trust.clear();
+            report.with_trust(2048).trust.join("\n")
+        };
+        assert!(words(99)
+            .contains("reference statistics are rank-deficient: their covariance has rank 99 of 2048, as of 100"));
+        assert!(words(2048).contains("the number of reference pictures is unknown"));
     }
 
     #[test]

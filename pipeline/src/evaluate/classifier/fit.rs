@@ -33,7 +33,7 @@ pub struct FitArgs {
     /// Weight decay
     #[arg(long, default_value_t = 0.05)]
     weight_decay: f64,
-    /// Use at most so many samples
+    /// Use at most so many samples, the first ones; they are kept in memory
     #[arg(long, default_value_t = 100_000)]
     samples: usize,
     /// Seed of the initial weights, the order and the held-out tenth
@@ -49,8 +49,7 @@ impl FitArgs {
     #[allow(clippy::print_stdout)]
     pub fn run(&self, interrupt: &Interrupt) -> anyhow::Result<()> {
         let set = LatentSet::read(&self.data, self.samples, interrupt)?;
-        let classes = set.all_classes(&self.data)?;
-        let count = classes.iter().max().map_or(0, |&largest| largest + 1);
+        let count = set.classes.iter().max().map_or(0, |&largest| largest + 1);
         ensure!(count > 1, "{}: {count} class, expected at least 2", self.data.display());
         ensure!(
             set.len() >= 10 * HELD_OUT,
@@ -70,7 +69,7 @@ impl FitArgs {
             steps: self.steps,
         };
         let mut network = Classifier::new(facts, &set.values, self.seed);
-        self.train(&mut network, &set, &classes, &training, interrupt)?;
+        self.train(&mut network, &set, &training, interrupt)?;
 
         let width = set.width();
         let mut right = 0;
@@ -85,7 +84,7 @@ impl FitArgs {
                 .classes
                 .iter()
                 .zip(batch)
-                .filter(|(&found, &sample)| found == classes[sample])
+                .filter(|(&found, &sample)| found == set.classes[sample])
                 .count();
         }
         network.facts.held_out_accuracy = right as f64 / held_out.len().max(1) as f64;
@@ -103,7 +102,6 @@ impl FitArgs {
         &self,
         network: &mut Classifier,
         set: &LatentSet,
-        classes: &[usize],
         training: &[usize],
         interrupt: &Interrupt,
     ) -> anyhow::Result<()> {
@@ -121,7 +119,7 @@ impl FitArgs {
                 .flat_map(|&sample| &set.values[sample * width..][..width])
                 .copied()
                 .collect();
-            let labels: Vec<usize> = batch.iter().map(|&sample| classes[sample]).collect();
+            let labels: Vec<usize> = batch.iter().map(|&sample| set.classes[sample]).collect();
             let loss = network.train_step(&values, &labels, &self.adamw_step(step))?;
             ensure!(
                 loss.is_finite(),

@@ -4,22 +4,21 @@
 //! FD-classifier and always stands beside its floor: the distance between two halves of the real set.
 
 mod fit;
+mod judged;
 mod latents;
 mod network;
 
 pub use fit::FitArgs;
-pub use latents::{latent_of, LatentSet};
+pub use latents::{latent_of, LatentReader, LatentSet};
 pub use network::{Classifier, ClassifierFacts};
 
-use super::metrics::{frechet_distance, Features, Gaussian, GaussianAccumulator};
+use super::metrics::frechet_distance;
 use crate::interrupt::Interrupt;
-use anyhow::{ensure, Context};
+use anyhow::Context;
+use judged::Judged;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// Latents the classifier sees at once.
-const BATCH: usize = 512;
 
 /// What the classifier says about a generated set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,9 +32,9 @@ pub struct ClassifierReport {
     /// The classifier's accuracy on real samples it was not trained on.
     pub held_out_accuracy: f64,
     /// Generated samples.
-    pub generated_count: usize,
+    pub generated_count: u64,
     /// Real samples.
-    pub reference_count: usize,
+    pub reference_count: u64,
     /// The generated set.
     pub generated: PathBuf,
     /// The real set.
@@ -44,7 +43,7 @@ pub struct ClassifierReport {
     pub trust: Vec<String>,
 }
 
-/// Measures latent shards with a classifier that `fit-features` wrote.
+/// Measures latent shards with a classifier that `fit-features` wrote; keeps the reference's statistics in `cache`.
 ///
 /// # Errors
 /// One line that names the file, shard or key that is unreadable or does not fit the others.
@@ -52,76 +51,39 @@ pub fn evaluate(
     generated: &Path,
     reference: &Path,
     classifier: &Path,
+    cache: Option<&Path>,
     interrupt: &Interrupt,
 ) -> anyhow::Result<ClassifierReport> {
     let network = Classifier::load(classifier)?;
-    let judge = |path: &Path| -> anyhow::Result<(LatentSet, Features<f32>, Vec<usize>)> {
-        let set = LatentSet::read(path, usize::MAX, interrupt)?;
-        ensure!(
-            set.shape == network.facts.latent_shape,
-            "{}: latents of shape {:?}, the classifier {} was trained on {:?}",
-            path.display(),
-            set.shape,
-            classifier.display(),
-            network.facts.latent_shape
-        );
-        let mut features = Features {
-            width: network.feature_width(),
-            values: Vec::new(),
-        };
-        let mut classes = Vec::new();
-        for batch in set.values.chunks(set.width() * BATCH) {
-            interrupt.check()?;
-            let seen = network.look(batch)?;
-            features.values.extend(seen.features);
-            classes.extend(seen.classes);
+    let reference_index = judged::open(reference, &network, classifier)?;
+    let generated_index = judged::open(generated, &network, classifier)?;
+    let real = match cache {
+        Some(cache) => {
+            let sha256 = crate::files::sha256(classifier)?;
+            Judged::cached(reference, &reference_index, &network, &sha256, cache, interrupt)?
         }
-        Ok((set, features, classes))
+        None => Judged::compute(reference, &reference_index, &network, interrupt)?,
     };
-    let (real_set, real, _) = judge(reference)?;
-    let (generated_set, fake, assigned) = judge(generated)?;
-    let whole = |path: &Path, features: &Features<f32>| {
-        fit_gaussian(features, |_| true)
-            .with_context(|| format!("{}: {} samples, expected at least 2", path.display(), features.len()))
-    };
-    let (real_fit, fake_fit) = (whole(reference, &real)?, whole(generated, &fake)?);
-    let few = || format!("{}: {} samples, expected at least 4", reference.display(), real.len());
-    let even = fit_gaussian(&real, |row| row % 2 == 0).with_context(few)?;
-    let odd = fit_gaussian(&real, |row| row % 2 == 1).with_context(few)?;
-
-    let asked: Vec<(usize, usize)> = generated_set
-        .classes
-        .iter()
-        .zip(&assigned)
-        .filter_map(|(asked, &assigned)| Some(((*asked)? as usize, assigned)))
-        .collect();
-    let agreeing = asked.iter().filter(|(asked, assigned)| asked == assigned).count();
+    let fake = Judged::compute(generated, &generated_index, &network, interrupt)?;
+    let few = || format!("{}: {} samples, expected at least 4", reference.display(), real.count());
+    let [even, odd] = real.halves.as_ref().with_context(few)?;
     let facts = &network.facts;
     let report = ClassifierReport {
-        fd_classifier: frechet_distance(&real_fit, &fake_fit)?,
-        real_versus_real: frechet_distance(&even, &odd)?,
-        class_agreement: (!asked.is_empty()).then(|| agreeing as f64 / asked.len() as f64),
+        fd_classifier: frechet_distance(&real.whole, &fake.whole)?.distance,
+        real_versus_real: frechet_distance(even, odd)?.distance,
+        class_agreement: fake.agreement,
         held_out_accuracy: facts.held_out_accuracy,
-        generated_count: generated_set.len(),
-        reference_count: real_set.len(),
+        generated_count: fake.count(),
+        reference_count: real.count(),
         generated: generated.to_owned(),
         reference: reference.to_owned(),
         trust: Vec::new(),
     };
-    let features = network.feature_width();
-    Ok(report.with_trust(features))
-}
-
-fn fit_gaussian(features: &Features<f32>, keep: impl Fn(usize) -> bool) -> Option<Gaussian> {
-    let mut accumulator = GaussianAccumulator::new(features.width);
-    (0..features.len())
-        .filter(|&row| keep(row))
-        .for_each(|row| accumulator.add(features.row(row)));
-    accumulator.finish()
+    Ok(report.with_trust(network.feature_width() as u64))
 }
 
 impl ClassifierReport {
-    fn with_trust(mut self, features: usize) -> Self {
+    fn with_trust(mut self, features: u64) -> Self {
         self.trust.push(
             "FD-classifier is not FID: compare it only between sets that this very classifier has judged".to_owned(),
         );

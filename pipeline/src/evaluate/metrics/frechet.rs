@@ -17,6 +17,16 @@ pub enum FrechetError {
     NoConvergence,
 }
 
+/// What two distributions are apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FrechetDistance {
+    /// The squared distance, which is what FID names.
+    pub distance: f64,
+    /// Rank of the first covariance, as far as its eigenvalues stand out of rounding errors. Below the number of features
+    /// the statistics came from too few samples, and the distance is rough.
+    pub first_rank: usize,
+}
+
 /// `|μ₁-μ₂|² + tr Σ₁ + tr Σ₂ - 2·tr (Σ₁Σ₂)^½` (Dowson & Landau 1982).
 ///
 /// `Σ₁Σ₂` has the eigenvalues of the symmetric `Σ₁^½ Σ₂ Σ₁^½`, so two symmetric eigen-decompositions do: no square root of a
@@ -24,7 +34,7 @@ pub enum FrechetError {
 ///
 /// # Errors
 /// The widths differ, or values are not finite.
-pub fn frechet_distance(first: &Gaussian, second: &Gaussian) -> Result<f64, FrechetError> {
+pub fn frechet_distance(first: &Gaussian, second: &Gaussian) -> Result<FrechetDistance, FrechetError> {
     if first.width() != second.width() {
         return Err(FrechetError::Width(first.width(), second.width()));
     }
@@ -34,29 +44,39 @@ pub fn frechet_distance(first: &Gaussian, second: &Gaussian) -> Result<f64, Frec
         .zip(&second.mean)
         .map(|(a, b)| (a - b) * (a - b))
         .sum();
-    let root = square_root(&first.covariance)?;
+    let (root, first_rank) = square_root(&first.covariance)?;
     let product = &root * &second.covariance * &root;
     let symmetric = Mat::from_fn(product.nrows(), product.ncols(), |i, j| {
         0.5 * (product[(i, j)] + product[(j, i)])
     });
     let (eigenvalues, _) = eigen(&symmetric)?;
-    let largest = eigenvalues.iter().copied().fold(0.0, f64::max);
-    // The zeros of a matrix that is not of full rank come out as rounding errors, whose roots would add up.
-    let noise = largest * eigenvalues.len() as f64 * f64::EPSILON;
+    let noise = rounding_error(&eigenvalues);
     let cross: f64 = eigenvalues
         .iter()
         .filter(|&&value| value > noise)
         .map(|value| value.sqrt())
         .sum();
-    Ok(mean + trace(&first.covariance) + trace(&second.covariance) - 2.0 * cross)
+    Ok(FrechetDistance {
+        distance: mean + trace(&first.covariance) + trace(&second.covariance) - 2.0 * cross,
+        first_rank,
+    })
 }
 
-fn square_root(matrix: &Mat<f64>) -> Result<Mat<f64>, FrechetError> {
+/// The zeros of a matrix that is not of full rank come out as rounding errors up to this, whose roots would add up.
+fn rounding_error(eigenvalues: &[f64]) -> f64 {
+    let largest = eigenvalues.iter().copied().fold(0.0, f64::max);
+    largest * eigenvalues.len() as f64 * f64::EPSILON
+}
+
+/// The root of a symmetric matrix, and the matrix' rank.
+fn square_root(matrix: &Mat<f64>) -> Result<(Mat<f64>, usize), FrechetError> {
     let (values, vectors) = eigen(matrix)?;
+    let noise = rounding_error(&values);
+    let rank = values.iter().filter(|&&value| value > noise).count();
     let scaled = Mat::from_fn(vectors.nrows(), vectors.ncols(), |i, j| {
         vectors[(i, j)] * values[j].max(0.0).sqrt()
     });
-    Ok(&scaled * vectors.transpose())
+    Ok((&scaled * vectors.transpose(), rank))
 }
 
 /// Eigenvalues and eigenvectors of a symmetric matrix.

@@ -9,11 +9,11 @@ mod inception_score;
 mod kernel_distance;
 mod precision_recall;
 
-pub use frechet::{frechet_distance, FrechetError};
+pub use frechet::{frechet_distance, FrechetDistance, FrechetError};
 pub use gaussian::{Gaussian, GaussianAccumulator};
 pub use inception_score::{softmax, InceptionScore, InceptionScoreAccumulator};
 pub use kernel_distance::{kernel_distance, kernel_subset_size, KernelDistance, KERNEL_SUBSETS};
-pub use precision_recall::{precision_recall, PrecisionRecall, NEIGHBOURS};
+pub use precision_recall::{manifold_pairs, precision_recall, PrecisionRecall, NEIGHBOURS};
 
 /// Feature vectors, one after the other.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -22,23 +22,36 @@ pub struct PrecisionRecall {
     pub recall: f64,
 }
 
+/// Pairs of points [`precision_recall`] looks at.
+pub fn manifold_pairs(real: usize, generated: usize) -> u64 {
+    let (real, generated) = (real as u64, generated as u64);
+    real * real + generated * generated + 2 * real * generated
+}
+
 /// Precision and recall with radii to the third nearest other point; `None` when a set has fewer than four points.
-/// Takes time in proportion to the product of the sets' sizes.
-pub fn precision_recall<T: Copy + Into<f64> + Sync>(
+/// Takes time in proportion to [`manifold_pairs`]; `watch` hears of the pairs that were looked at since it heard last.
+///
+/// # Errors
+/// That of `watch`, which ends the work.
+pub fn precision_recall<T: Copy + Into<f64> + Sync, E: Send>(
     real: &Features<T>,
     generated: &Features<T>,
-) -> Option<PrecisionRecall> {
+    watch: &(impl Fn(u64) -> Result<(), E> + Sync),
+) -> Result<Option<PrecisionRecall>, E> {
     if real.len() <= NEIGHBOURS || generated.len() <= NEIGHBOURS {
-        return None;
+        return Ok(None);
     }
-    Some(PrecisionRecall {
-        precision: share_inside(generated, real, &squared_radii(real)),
-        recall: share_inside(real, generated, &squared_radii(generated)),
-    })
+    Ok(Some(PrecisionRecall {
+        precision: share_inside(generated, real, &squared_radii(real, watch)?, watch)?,
+        recall: share_inside(real, generated, &squared_radii(generated, watch)?, watch)?,
+    }))
 }
 
 /// Squared distance of every point to its third nearest other point.
-fn squared_radii<T: Copy + Into<f64> + Sync>(points: &Features<T>) -> Vec<f64> {
+fn squared_radii<T: Copy + Into<f64> + Sync, E: Send>(
+    points: &Features<T>,
+    watch: &(impl Fn(u64) -> Result<(), E> + Sync),
+) -> Result<Vec<f64>, E> {
     let radii = over_rows(
         points,
         points,
@@ -50,12 +63,18 @@ fn squared_radii<T: Copy + Into<f64> + Sync>(points: &Features<T>) -> Vec<f64> {
                 nearest.sort_unstable_by(f64::total_cmp);
             }
         },
-    );
-    radii.into_iter().map(|nearest| nearest[NEIGHBOURS - 1]).collect()
+        watch,
+    )?;
+    Ok(radii.into_iter().map(|nearest| nearest[NEIGHBOURS - 1]).collect())
 }
 
 /// Share of `points` that lie inside any ball.
-fn share_inside<T: Copy + Into<f64> + Sync>(points: &Features<T>, centres: &Features<T>, squared_radii: &[f64]) -> f64 {
+fn share_inside<T: Copy + Into<f64> + Sync, E: Send>(
+    points: &Features<T>,
+    centres: &Features<T>,
+    squared_radii: &[f64],
+    watch: &(impl Fn(u64) -> Result<(), E> + Sync),
+) -> Result<f64, E> {
     let inside = over_rows(
         points,
         centres,
@@ -63,8 +82,9 @@ fn share_inside<T: Copy + Into<f64> + Sync>(points: &Features<T>, centres: &Feat
         |inside, row, column, distance| {
             inside[row.offset] |= distance <= squared_radii[column];
         },
-    );
-    inside.iter().filter(|&&inside| inside).count() as f64 / points.len() as f64
+        watch,
+    )?;
+    Ok(inside.iter().filter(|&&inside| inside).count() as f64 / points.len() as f64)
 }
 
 /// A point of the block of rows a thread works on.
@@ -74,12 +94,13 @@ struct Row {
 }
 
 /// Calls `visit` with the squared distance of every pair; a value a row is collected in `start(rows)`.
-fn over_rows<T: Copy + Into<f64> + Sync, R: Send>(
+fn over_rows<T: Copy + Into<f64> + Sync, R: Send, E: Send>(
     points: &Features<T>,
     others: &Features<T>,
     start: impl Fn(usize) -> Vec<R> + Sync,
     visit: impl Fn(&mut [R], Row, usize, f64) + Sync,
-) -> Vec<R> {
+    watch: &(impl Fn(u64) -> Result<(), E> + Sync),
+) -> Result<Vec<R>, E> {
     let squares = |features: &Features<T>| -> Vec<f64> {
         let square = |row: usize| features.row(row).iter().map(|&v| v.into() * v.into()).sum();
         (0..features.len()).into_par_iter().map(square).collect()
@@ -104,7 +125,9 @@ fn over_rows<T: Copy + Into<f64> + Sync, R: Send>(
                 }
             }
         }
-        result
+        watch(rows.len() as u64 * others.len() as u64)?;
+        Ok(result)
     });
-    results.flatten_iter().collect()
+    let results: Vec<Vec<R>> = results.collect::<Result<_, E>>()?;
+    Ok(results.into_iter().flatten().collect())
 }
