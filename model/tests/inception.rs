@@ -3,7 +3,10 @@
 
 use deepflow_model::inception::{resize, Inception, InceptionError, ResizeMode, WeightSource};
 use deepflow_model::inception::{POOL_FEATURES, SPATIAL_FEATURES};
-use safetensors::SafeTensors;
+use deepflow_model::torch_pickle::{PythonObject, TensorData, TorchWriter};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 /// The weights of ../shared/golden/README.md: splitmix64 of the index, salted by the name.
@@ -147,6 +150,73 @@ fn a_picture_of_the_right_size_is_left_as_it_is() {
     for mode in [ResizeMode::Tf1, ResizeMode::HalfPixel] {
         assert_eq!(resize(&pixels, (5, 4), (5, 4), mode), same);
     }
+}
+
+/// Hands on what another source gives, and remembers it.
+struct Recorded<W>(W, RefCell<Vec<(String, TensorData)>>);
+
+impl<W: WeightSource> WeightSource for Recorded<W> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, InceptionError> {
+        let values = self.0.tensor(name, shape)?;
+        let data = TensorData::from_f32(shape.to_vec(), &values);
+        self.1.borrow_mut().push((name.to_owned(), data));
+        Ok(values)
+    }
+}
+
+/// Writes weights as `torch.save(state_dict)` does: torchvision's names, and what the network here has no use for.
+fn write_torch_file(path: &Path, tensors: &[(String, TensorData)]) {
+    let mut writer = TorchWriter::create(path).unwrap();
+    let mut entries = Vec::new();
+    for (name, tensor) in tensors {
+        entries.push((PythonObject::text(name), writer.tensor(tensor).unwrap()));
+    }
+    let count = TensorData {
+        dtype: Dtype::I64,
+        shape: Vec::new(),
+        bytes: vec![0; 8],
+    };
+    for unused in ["Conv2d_1a_3x3.bn.num_batches_tracked", "AuxLogits.fc.bias"] {
+        entries.push((PythonObject::text(unused), writer.tensor(&count).unwrap()));
+    }
+    writer.finish(&PythonObject::Dict(entries)).unwrap();
+}
+
+#[test]
+fn a_torch_file_and_a_safetensors_file_give_the_same_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let recorded = Recorded(HashedWeights { seed: 3 }, RefCell::default());
+    let expected = Inception::new(&recorded).unwrap();
+    let mut tensors = recorded.1.into_inner();
+    write_torch_file(&at("inception.pth"), &tensors);
+    let views = tensors.iter().map(|(name, data)| {
+        (
+            name.clone(),
+            TensorView::new(data.dtype, data.shape.clone(), &data.bytes).unwrap(),
+        )
+    });
+    std::fs::write(
+        at("inception.safetensors"),
+        safetensors::serialize(views, None).unwrap(),
+    )
+    .unwrap();
+
+    let picture: Vec<f32> = (0..3 * 299 * 299).map(|i| (i % 251) as f32).collect();
+    let expected = expected.features(&picture).unwrap();
+    for file in ["inception.pth", "inception.safetensors"] {
+        let network = Inception::load(at(file)).unwrap();
+        assert_eq!(network.features(&picture).unwrap(), expected, "{file}");
+    }
+
+    let classifier = tensors.iter_mut().find(|(name, _)| name == "fc.weight").unwrap();
+    classifier.1.shape = vec![2048, 1008];
+    write_torch_file(&at("other.pth"), &tensors);
+    let refusal = Inception::load(at("other.pth")).err().unwrap().to_string();
+    assert!(
+        refusal.contains("other.pth: tensor `fc.weight` has shape [2048, 1008], expected [1008, 2048]"),
+        "{refusal}"
+    );
 }
 
 #[test]
