@@ -58,17 +58,17 @@ fn golden_cases() -> Vec<PathBuf> {
 fn f32s(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     let tensor = tensors.tensor(name).unwrap();
     match tensor.dtype() {
-        safetensors::Dtype::F32 => tensor
+        Dtype::F32 => tensor
             .data()
             .chunks_exact(4)
             .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
             .collect(),
-        safetensors::Dtype::F64 => tensor
+        Dtype::F64 => tensor
             .data()
             .chunks_exact(8)
             .map(|b| f64::from_le_bytes(b.try_into().unwrap()) as f32)
             .collect(),
-        safetensors::Dtype::U8 => tensor.data().iter().map(|&b| f32::from(b)).collect(),
+        Dtype::U8 => tensor.data().iter().map(|&b| f32::from(b)).collect(),
         other => panic!("{other:?}"),
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{bail, Context};
 use deepflow_datasets as datasets;
 use deepflow_datasets::{
-    CacheOptions, Class, Codec, Dataset, Loader, LoaderConfig, LoaderState, OpenOptions, Polled, RemoteOptions, FEATURES,
+    CacheOptions, Class, Codec, Dataset, Loader, LoaderConfig, LoaderState, OpenOptions, Polled, RemoteOptions,
+    FEATURES,
 };
 use deepflow_model::training::{Batch, SamplePlace};
 use deepflow_model::NetworkConfig;
