@@ -78,7 +78,10 @@ fn an_untrained_network_predicts_nothing_and_its_blocks_change_nothing() {
 fn numbers_depend_on_the_samples_and_the_seed_alone() {
     let workshop = Workshop::new();
     workshop.encode();
-    workshop.done("train", "--data @latents --out @run");
+    workshop.done(
+        "train",
+        "--data @latents --out @run --set train.learning_rate=1e-2 --set train.ema_decay=0.9",
+    );
     let whole = report(&workshop, "--checkpoint @run --data @latents --threads 1");
     assert_eq!(
         report(&workshop, "--checkpoint @run --data @latents --threads 2"),

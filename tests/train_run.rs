@@ -102,7 +102,8 @@ fn a_run_directory_holds_what_others_script_against() {
 
     for step in [20, 40] {
         let picture = image::open(run.join(format!("samples/step-{step:07}.png"))).unwrap();
-        assert_eq!((picture.width(), picture.height()), (16, 16), "four pictures of 8 by 8");
+        // Four pictures of 8 by 8 with margins of 2.
+        assert_eq!((picture.width(), picture.height()), (22, 22));
     }
     for step in [7, 14, 21, 28, 35, 40] {
         let names: Vec<String> = checkpoint(&workshop, "run", step).into_keys().collect();
@@ -205,7 +206,7 @@ print(json.dumps({'scalars': scalars, 'images': images}))
     }
     assert_eq!(
         read["images"]["samples"],
-        serde_json::json!([[20, 16, 16, "PNG"], [40, 16, 16, "PNG"]])
+        serde_json::json!([[20, 22, 22, "PNG"], [40, 22, 22, "PNG"]])
     );
 }
 
