@@ -1,6 +1,6 @@
 //! `--device` and `--threads`: where tensors live and how many threads compute.
 
-use deepflow_model::device::{AnyDevice, DeviceChoice};
+use deepflow_model::device::{AnyDevice, DeviceChoice, DeviceError};
 
 use crate::cli::UsageError;
 use crate::rank::Rank;
@@ -20,12 +20,18 @@ impl DeviceArgs {
     /// Starts the threads and opens the device.
     ///
     /// # Errors
-    /// When the number of threads is 0, or the device asked for is not there.
+    /// [`UsageError`] when the number of threads is 0, or this binary or this machine does not have the device asked for;
+    /// [`DeviceError`] when it is there and cannot be opened.
     pub fn open(self, rank: Rank) -> anyhow::Result<AnyDevice> {
         start_threads(self.threads)?;
-        let selected = self.device.for_rank(rank.rank).select()?;
-        if let Some(reason) = selected.fallback {
-            tracing::debug!("running on the cpu: {reason}");
+        let selected = self.device.for_rank(rank.rank).select().map_err(|error| match error {
+            DeviceError::CannotOpen { .. } => anyhow::Error::from(error),
+            not_there => UsageError(format!("--device {not_there}")).into(),
+        })?;
+        match selected.fallback {
+            // Nobody who built for the processor waits for a GPU.
+            Some(DeviceError::NotBuilt) | None => {}
+            Some(reason) => tracing::info!("running on the cpu: {reason}"),
         }
         Ok(selected.device)
     }

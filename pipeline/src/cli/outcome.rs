@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use deepflow_model::ModelError;
+
 use crate::config::ConfigError;
 use crate::interrupt::Interrupted;
 use crate::rank::RankError;
@@ -33,10 +35,7 @@ impl Outcome {
         let line = one_line(&error);
         if error.chain().any(|cause| cause.is::<Interrupted>()) {
             Self::Interrupted(line)
-        } else if error
-            .chain()
-            .any(|cause| cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<RankError>())
-        {
+        } else if error.chain().any(is_misuse) {
             Self::Misused(line)
         } else {
             Self::Failed(line)
@@ -56,6 +55,12 @@ impl Outcome {
         let _ = writeln!(io::stderr(), "{label}{line}");
         ExitCode::from(code)
     }
+}
+
+/// Whether the command line or the configuration is to blame.
+fn is_misuse(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let refused_by_the_network = matches!(cause.downcast_ref(), Some(ModelError::Config(_)));
+    refused_by_the_network || cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<RankError>()
 }
 
 /// The chain of causes, outermost first; a cause that its parent already quotes is not said twice.
@@ -94,5 +99,11 @@ mod tests {
         assert!(matches!(Outcome::of(interrupted), Outcome::Interrupted(_)));
         let misused = Err(UsageError("no --data".to_owned())).context("train");
         assert!(matches!(Outcome::of(misused), Outcome::Misused(_)));
+        let refused = ModelError::Config(deepflow_model::ConfigError {
+            key: "model.heads",
+            found: "1".to_owned(),
+            rule: "too wide".to_owned(),
+        });
+        assert!(matches!(Outcome::of(Err(refused.into())), Outcome::Misused(_)));
     }
 }
