@@ -6,7 +6,7 @@ use crate::blocks::Block;
 use crate::checkpointing::forward_checkpointed;
 use crate::config::NetworkConfig;
 use crate::embeddings::{condition, LabelEmbedder, PatchEmbedder, TimeEmbedder};
-use crate::error::ModelError;
+use crate::error::{ConfigError, ModelError};
 use crate::heads::{Head, Projector};
 use crate::init::Initial;
 use crate::ops::{Matrix, Operators};
@@ -75,9 +75,11 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     /// A network initialised by network spec §5; the same seed gives the same weights on every machine and device.
     ///
     /// # Errors
-    /// [`ModelError::Config`] when a rule of the configuration is broken, [`ModelError::Device`] when memory is short.
+    /// [`ModelError::Config`] when a rule of the configuration is broken or the device does not compute heads this wide,
+    /// [`ModelError::Device`] when memory is short.
     pub fn new(config: NetworkConfig, device: D, seed: u64) -> Result<Self, ModelError> {
         config.validate()?;
+        refuse_wide_heads(&config, D::WIDEST_HEAD)?;
         let parts = Parts::new(&config, &Builder::new(&device, seed)).map_err(ModelError::device)?;
         Ok(Self {
             config,
@@ -324,6 +326,23 @@ pub fn parameter_shapes(config: &NetworkConfig) -> Result<Vec<(String, Vec<usize
     parts.collect(&mut parameters);
     let named = |parameter: &Parameter<f32, Cpu>| (parameter.name().to_owned(), parameter.shape().to_vec());
     Ok(parameters.into_iter().map(named).collect())
+}
+
+fn refuse_wide_heads(config: &NetworkConfig, widest: Option<usize>) -> Result<(), ConfigError> {
+    let width = config.width / config.heads;
+    match widest {
+        Some(widest) if width > widest => Err(ConfigError {
+            key: "model.heads",
+            found: config.heads.to_string(),
+            rule: format!(
+                "makes heads of {width} columns from model.width = {}, expected at most {widest} on this device: take \
+                 at least {} heads",
+                config.width,
+                config.width.div_ceil(widest)
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn gaps(from: &[f64], to: &[f64]) -> Vec<f64> {

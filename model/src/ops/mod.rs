@@ -100,6 +100,9 @@ pub struct ParameterState<'a, E: Dtype, D: Device<E>> {
 /// Operators that modulate take one row of `modulation` for `rows(x) / rows(modulation)` consecutive rows of `x`: one
 /// row per sample, or a single row for the whole batch. Gradients are always accumulated, never overwritten.
 pub trait Operators<E: Dtype>: Device<E> {
+    /// Columns of the widest attention head the device computes; `None` where there is no limit.
+    const WIDEST_HEAD: Option<usize> = None;
+
     /// `x·weightᵀ + bias`: x (N,K), weight (M,K), bias (M) → (N,M).
     fn linear<T: Tape<E, Self>>(
         &self,

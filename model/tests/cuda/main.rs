@@ -7,6 +7,7 @@
 mod compare;
 mod emulation;
 mod faults;
+mod network;
 mod operators;
 mod optimizer;
 mod samples;

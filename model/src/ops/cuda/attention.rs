@@ -15,7 +15,7 @@ const WARPS: usize = 4;
 const ROWS_PER_WARP: usize = 4;
 const OWN_ROWS: usize = WARPS * ROWS_PER_WARP;
 const TILE: usize = 32;
-const MAX_HEAD_WIDTH: usize = 128;
+pub(super) const MAX_HEAD_WIDTH: usize = 128;
 
 /// Attention of every sample with itself: qkv (B·T,3D) → (B·T,D).
 pub(super) fn self_attention<E: Precision, T: Tape<E, Cuda>>(

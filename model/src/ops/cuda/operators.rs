@@ -28,6 +28,8 @@ macro_rules! affine {
 /// The methods that are the same in both precisions.
 macro_rules! fused_operators {
     ($E:ty) => {
+        const WIDEST_HEAD: Option<usize> = Some(attention::MAX_HEAD_WIDTH);
+
         fn linear<T: Tape<$E, Self>>(
             &self,
             tape: &mut T,
