@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What decides the bytes of a data set, beside its samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,56 +58,96 @@ pub struct DatasetPlan {
 pub struct DatasetWriter {
     folder: PathBuf,
     plan: DatasetPlan,
+    /// The folder, locked for as long as somebody may write shards into it, where its file system has locks.
+    _lock: Option<Arc<File>>,
+}
+
+/// Whether the plan that an earlier run left in the folder may give way to another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EarlierPlan {
+    Stays,
+    /// Nobody works by it, so it matters only if a shard was finished by it.
+    StaysIfShardsDo,
 }
 
 impl DatasetWriter {
-    /// Begins or continues the data set in `folder`, which is created if need be.
+    /// Begins or continues the data set in `folder`, which is created if need be. A run that ended before its first shard
+    /// was finished leaves nothing that binds the next one to its plan.
     ///
     /// # Errors
     /// [`Error::OtherRun`] if the folder holds shards of another plan, [`Error::Io`], or the errors of
     /// [`Index::load`].
     pub fn create(folder: &Path, plan: DatasetPlan) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-        let writer = Self {
+        let mut writer = Self {
             folder: folder.to_owned(),
             plan,
+            _lock: None,
         };
+        let lock = File::open(folder).ok();
+        if lock.as_ref().is_some_and(|folder| folder.try_lock().is_ok()) {
+            writer.agree(EarlierPlan::StaysIfShardsDo)?;
+        }
+        let lock = lock.filter(|folder| folder.lock_shared().is_ok());
+        writer.agree(EarlierPlan::Stays)?;
+        writer._lock = lock.map(Arc::new);
+        Ok(writer)
+    }
+
+    /// Whether the data set `name` in `folder` is bound to the plan it was begun with: a shard of it is finished, or somebody
+    /// works on it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn is_begun(folder: &Path, name: &str) -> Result<bool> {
         if folder.join(INDEX_FILE).exists() {
-            let index = Index::load(folder)?;
+            return Ok(true);
+        }
+        match File::open(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Ok(lock) => Ok(lock.try_lock().is_err() || has_shards(folder, name)?),
+            Err(_) => has_shards(folder, name),
+        }
+    }
+
+    /// Checks that the folder holds nothing of another plan, and leaves this one there.
+    fn agree(&self, earlier: EarlierPlan) -> Result<()> {
+        if self.folder.join(INDEX_FILE).exists() {
             let Index {
                 name,
                 compression,
                 codec,
                 classes,
                 ..
-            } = index;
-            writer.compare(
-                &DatasetPlan {
-                    name,
-                    compression,
-                    codec,
-                    classes,
-                },
-                &folder.join(INDEX_FILE),
-            )?;
-            return Ok(writer);
+            } = Index::load(&self.folder)?;
+            let finished = DatasetPlan {
+                name,
+                compression,
+                codec,
+                classes,
+            };
+            return self.compare(&finished, &self.folder.join(INDEX_FILE));
         }
-        let record = writer.record_path();
+        let record = self.record_path();
         match fs::read(&record) {
+            Ok(_) if earlier == EarlierPlan::StaysIfShardsDo && !has_shards(&self.folder, &self.plan.name)? => {
+                self.write_record()
+            }
             Ok(bytes) => {
                 let reason = |error: serde_json::Error| Error::InvalidIndex {
                     path: record.to_string_lossy().into_owned(),
                     reason: error.to_string(),
                 };
-                writer.compare(&serde_json::from_slice(&bytes).map_err(reason)?, &record)?;
+                self.compare(&serde_json::from_slice(&bytes).map_err(reason)?, &record)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let bytes = serde_json::to_vec_pretty(&writer.plan).unwrap_or_default();
-                files::write_atomically(&record, &bytes)?;
-            }
-            Err(error) => return Err(Error::io(&record, "read")(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.write_record(),
+            Err(error) => Err(Error::io(&record, "read")(error)),
         }
-        Ok(writer)
+    }
+
+    fn write_record(&self) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(&self.plan).unwrap_or_default();
+        files::write_atomically(&self.record_path(), &bytes)
     }
 
     /// The file name of shard `i`.
@@ -209,6 +250,17 @@ impl DatasetWriter {
             }),
         }
     }
+}
+
+/// Whether a shard of the data set `name`, of any compression, was finished in `folder`.
+fn has_shards(folder: &Path, name: &str) -> Result<bool> {
+    let first = format!("{name}-");
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(Error::io(folder, "list"))?;
+    let mut names = entries
+        .iter()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.any(|name| name.starts_with(&first) && (name.ends_with(".tar") || name.ends_with(".tar.zst"))))
 }
 
 /// The settings of a plan by their dotted names.

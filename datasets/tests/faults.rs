@@ -521,6 +521,25 @@ fn content(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
+fn a_plan_without_a_shard_gives_way_unless_somebody_works_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let begin = |compression| DatasetWriter::create(folder.path(), plan(compression));
+    let other_run = |result: Result<DatasetWriter, Error>| matches!(result, Err(Error::OtherRun { .. }));
+    let working = begin(Compression::None).unwrap();
+    assert!(other_run(begin(Compression::Zstd(3))));
+    // The same plan may be worked by any number of processes.
+    drop((begin(Compression::None).unwrap(), working));
+
+    let writer = begin(Compression::Zstd(3)).unwrap();
+    write_shard(&writer, 1, 5..10);
+    drop(writer);
+    assert!(other_run(begin(Compression::None)));
+    let writer = begin(Compression::Zstd(3)).unwrap();
+    write_shard(&writer, 0, 0..5);
+    assert_eq!(writer.finish(2).unwrap().samples, 10);
+}
+
+#[test]
 fn a_run_that_was_killed_redoes_only_what_is_incomplete_and_gives_the_same_bytes() {
     for compression in [Compression::None, Compression::Zstd(3)] {
         let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

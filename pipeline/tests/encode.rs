@@ -228,6 +228,27 @@ fn another_run_in_the_folder_is_refused() {
     assert_eq!(files(out.path()), before);
 }
 
+/// Such as a run leaves that was killed before its first shard: its pictures may have been others.
+#[test]
+fn a_transform_that_nothing_was_encoded_with_is_fitted_again() {
+    let (pictures, others) = (pictures(), pictures());
+    for entry in fs::read_dir(others.path().join("cats")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    fs::copy(pictures.path().join("dogs/01.png"), others.path().join("cats/01.png")).unwrap();
+    let [clean, out, other] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    run(&options(pictures.path(), clean.path()));
+    run(&options(others.path(), other.path()));
+    let transform = |folder: &Path| folder.join("codec.safetensors");
+    assert_ne!(
+        fs::read(transform(clean.path())).unwrap(),
+        fs::read(transform(other.path())).unwrap()
+    );
+    fs::copy(transform(other.path()), transform(out.path())).unwrap();
+    run(&options(pictures.path(), out.path()));
+    assert_eq!(files(out.path()), files(clean.path()));
+}
+
 #[test]
 fn a_source_without_one_usable_picture_fails_with_the_reason() {
     let (pictures, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -3,20 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use deepflow_preprocess::codec::{Codec, IdentityCodec, PcaCodec, PcaOptions};
+use deepflow_preprocess::codec::{Codec, IdentityCodec, PcaCodec, PcaOptions, PcaSums};
 use deepflow_preprocess::picture::Pixels;
 use deepflow_preprocess::sources::Sources;
 use rayon::prelude::*;
 
-use super::{load, make_out, EncodeOptions};
+use super::{load, EncodeOptions, Unusable};
 
 /// The file beside `index.json` that holds a codec small enough to travel with its latents.
 pub const CODEC_FILE: &str = "codec.safetensors";
-
-/// The pictures that a codec is fitted to are in memory together: at most so many bytes of them, but never fewer than
-/// [`FEWEST_FITTED`].
-const FIT_BYTES: usize = 512 << 20;
-const FEWEST_FITTED: usize = 16;
 
 /// What turns pictures into latents.
 pub enum CodecChoice {
@@ -31,7 +26,7 @@ pub enum CodecChoice {
 /// Where the patch transform comes from.
 #[derive(Clone, Debug)]
 pub enum PcaSource {
-    /// Fitted to the first `pictures` of an evenly spaced sample.
+    /// Fitted to an evenly spaced sample.
     Fit {
         /// Patch, channels and whitening.
         options: PcaOptions,
@@ -45,6 +40,8 @@ pub enum PcaSource {
 /// A codec in use, owned here or by the caller.
 pub(super) enum OpenCodec<'a> {
     Owned(Box<dyn Codec>),
+    /// Travels with its latents.
+    Pca(PcaCodec),
     Borrowed(&'a dyn Codec),
 }
 
@@ -52,24 +49,30 @@ impl OpenCodec<'_> {
     pub(super) fn as_ref(&self) -> &dyn Codec {
         match self {
             Self::Owned(codec) => codec.as_ref(),
+            Self::Pca(codec) => codec,
             Self::Borrowed(codec) => *codec,
+        }
+    }
+
+    /// Puts the codec beside its latents, where it is small enough to travel with them.
+    pub(super) fn keep(&self, path: &Path) -> anyhow::Result<()> {
+        match self {
+            Self::Pca(codec) => Ok(codec.save(path)?),
+            _ => Ok(()),
         }
     }
 }
 
-/// Opens the codec. A patch transform is kept in `keep`, and what an earlier run kept there is used again.
+/// Opens the codec; a patch transform that an earlier run left in `kept` is used again.
 pub(super) fn open<'a>(
     options: &'a EncodeOptions,
     sources: &Sources,
-    keep: Option<&Path>,
+    kept: Option<&Path>,
 ) -> anyhow::Result<OpenCodec<'a>> {
     let codec = match &options.codec {
         CodecChoice::Identity => OpenCodec::Owned(Box::new(IdentityCodec::new(options.size, options.decode.colour))),
         CodecChoice::Ready(codec) => OpenCodec::Borrowed(codec.as_ref()),
-        CodecChoice::Pca(source) => {
-            let kept = keep.map(|folder| folder.join(CODEC_FILE));
-            OpenCodec::Owned(Box::new(open_pca(options, source, sources, kept.as_deref())?))
-        }
+        CodecChoice::Pca(source) => OpenCodec::Pca(open_pca(options, source, sources, kept)?),
     };
     let identity = codec.as_ref().identity();
     if identity.picture_size() != options.size || identity.colour != options.decode.colour {
@@ -92,52 +95,78 @@ fn open_pca(
     sources: &Sources,
     kept: Option<&Path>,
 ) -> anyhow::Result<PcaCodec> {
-    if let (PcaSource::Fit { options: wanted, .. }, Some(path)) = (source, kept.filter(|path| path.exists())) {
-        let codec = PcaCodec::load(path, options.size)?;
-        if codec.options() != *wanted {
-            bail!(
-                "{}: the folder holds another run (codec pca with {:?}, this run has {wanted:?}); give another folder",
-                path.display(),
-                codec.options()
-            );
-        }
-        return Ok(codec);
-    }
-    let codec = match source {
-        PcaSource::File(path) => PcaCodec::load(path, options.size)?,
-        PcaSource::Fit { options: pca, pictures } => PcaCodec::fit(&sample(options, sources, *pictures)?, *pca)?,
+    let (pca, pictures) = match source {
+        PcaSource::File(path) => return Ok(PcaCodec::load(path, options.size)?),
+        PcaSource::Fit { options, pictures } => (*options, *pictures),
     };
-    if let Some(path) = kept.filter(|path| !path.exists()) {
-        make_out(options)?;
-        codec.save(path)?;
+    let Some(path) = kept.filter(|path| path.exists()) else {
+        return fit(options, sources, pca, pictures);
+    };
+    let codec = PcaCodec::load(path, options.size)?;
+    if codec.options() != pca {
+        bail!(
+            "{}: the folder holds another run (codec pca with {:?}, this run has {pca:?}); give another folder",
+            path.display(),
+            codec.options()
+        );
     }
     Ok(codec)
 }
 
-/// `count` pictures evenly spaced over the sources, without those that cannot be used.
-fn sample(options: &EncodeOptions, sources: &Sources, count: usize) -> anyhow::Result<Vec<Pixels>> {
+/// Fits to `count` pictures evenly spaced over the sources, less those that cannot be used. They are in memory one at a time.
+fn fit(options: &EncodeOptions, sources: &Sources, pca: PcaOptions, count: usize) -> anyhow::Result<PcaCodec> {
     let entries = sources.entries();
-    let picture_bytes = options.size * options.size * options.decode.colour.channels();
-    let count = count
-        .min(FIT_BYTES / picture_bytes)
-        .max(FEWEST_FITTED)
-        .min(entries.len());
-    let loaded: Vec<_> = (0..count)
+    let count = count.clamp(1, entries.len());
+    let nothing = PcaSums::new(pca, options.size, options.decode.colour)?;
+    let fitted = (0..count)
         .into_par_iter()
         .map(|index| load(options, sources, &entries[index * entries.len() / count]).map(|picture| picture.pixels))
-        .collect();
-    let mut pictures = Vec::with_capacity(count);
-    let mut first_error = None;
-    for result in loaded {
-        match result {
-            Ok(pixels) => pictures.push(pixels),
-            Err(error) => first_error = first_error.or(Some(error)),
-        }
-    }
-    match first_error {
-        Some(error) if pictures.is_empty() => {
+        .fold(
+            || Fitted::of(nothing.clone()),
+            |mut fitted, picture| {
+                fitted.add(picture);
+                fitted
+            },
+        )
+        .reduce(|| Fitted::of(nothing.clone()), Fitted::and);
+    match fitted.first_error {
+        Some(error) if fitted.pictures == 0 => {
             bail!("none of the {count} pictures to fit codec pca to could be used; the first: {error}")
         }
-        _ => Ok(pictures),
+        _ => Ok(fitted.sums.fit()?),
+    }
+}
+
+/// What became of the pictures that a transform is fitted to.
+struct Fitted {
+    sums: PcaSums,
+    pictures: usize,
+    first_error: Option<anyhow::Error>,
+}
+
+impl Fitted {
+    fn of(sums: PcaSums) -> Self {
+        Self {
+            sums,
+            pictures: 0,
+            first_error: None,
+        }
+    }
+
+    fn add(&mut self, picture: Result<Pixels, Unusable>) {
+        let added = picture.map_err(anyhow::Error::from);
+        match added.and_then(|pixels| Ok(self.sums.add(&pixels)?)) {
+            Ok(()) => self.pictures += 1,
+            Err(error) => self.first_error = self.first_error.take().or(Some(error)),
+        }
+    }
+
+    /// Both, in the order of the pictures.
+    fn and(self, later: Self) -> Self {
+        Self {
+            sums: self.sums.and(&later.sums),
+            pictures: self.pictures + later.pictures,
+            first_error: self.first_error.or(later.first_error),
+        }
     }
 }

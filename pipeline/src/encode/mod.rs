@@ -14,7 +14,7 @@ mod stream;
 
 use std::path::PathBuf;
 
-use anyhow::{bail, Context};
+use anyhow::bail;
 use deepflow_datasets::random::{Purpose, Stream};
 use deepflow_datasets::{Codec as CodecRecord, Compression, DatasetPlan, DatasetWriter, Dtype, Error as ShardError};
 use deepflow_preprocess::codec::Codec;
@@ -110,8 +110,12 @@ pub fn encode(options: &EncodeOptions, interrupt: &Interrupt) -> anyhow::Result<
     let shards = sources.entries().len().div_ceil(options.shard_samples);
     let mine = options.share.of(shards, &options.pictures.display().to_string())?;
     refuse_foreign_shards(&options.out, &options.name)?;
-    let codec = codec::open(options, &sources, Some(&options.out))?;
+    let beside = options.out.join(CODEC_FILE);
+    // A transform that nothing was encoded with may be of other pictures.
+    let kept = DatasetWriter::is_begun(&options.out, &options.name)?.then_some(beside.as_path());
+    let codec = codec::open(options, &sources, kept)?;
     let writer = DatasetWriter::create(&options.out, plan(options, &sources, codec.as_ref()))?;
+    codec.keep(&beside)?;
 
     let job = stream::Job {
         options,
@@ -225,9 +229,4 @@ fn threads(options: &EncodeOptions) -> usize {
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
         .max(1)
-}
-
-/// Makes the output folder before anything slow is done for it.
-fn make_out(options: &EncodeOptions) -> anyhow::Result<()> {
-    crate::files::make_folder(&options.out).with_context(|| "cannot make the output folder")
 }

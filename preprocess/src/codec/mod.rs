@@ -6,7 +6,7 @@ mod pca;
 
 pub use autoencoder_kl::AutoencoderKlCodec;
 pub use identity::IdentityCodec;
-pub use pca::{PcaCodec, PcaError, PcaOptions};
+pub use pca::{PcaCodec, PcaError, PcaOptions, PcaSums};
 
 use serde::{Deserialize, Serialize};
 

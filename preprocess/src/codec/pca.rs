@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{check_latents, check_pictures, to_byte, to_signed, Codec, CodecError, CodecIdentity, Moments};
 use crate::picture::{Colour, Pixels};
 
+pub use fit::PcaSums;
+
 /// What a PCA codec is fitted to be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PcaOptions {
@@ -323,6 +325,21 @@ mod tests {
             .unwrap_err()
             .to_string()
             .starts_with(path.to_str().unwrap()));
+    }
+
+    #[test]
+    fn pictures_may_be_added_in_parts_and_in_any_order() {
+        fn sums<'a>(pictures: impl Iterator<Item = &'a Pixels>) -> PcaSums {
+            let mut sums = PcaSums::new(PcaOptions::default(), 16, Colour::Rgb).unwrap();
+            pictures.for_each(|picture| sums.add(picture).unwrap());
+            sums
+        }
+        let pictures = textures(Colour::Rgb);
+        let whole = PcaCodec::fit(&pictures, PcaOptions::default()).unwrap();
+        let (first, rest) = pictures.split_at(5);
+        let parts = sums(rest.iter().rev()).and(&sums(first.iter()));
+        assert_eq!(parts.fit().unwrap().identity(), whole.identity());
+        assert_ne!(sums(first.iter()).fit().unwrap().identity(), whole.identity());
     }
 
     #[test]

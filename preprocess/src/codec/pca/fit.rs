@@ -3,30 +3,28 @@
 use faer::{Mat, Side};
 
 use super::{check_size, identity_of, PcaCodec, PcaError, PcaOptions};
-use crate::picture::Pixels;
+use crate::picture::{Colour, Pixels};
 
-impl PcaCodec {
-    /// Fits the transform to every patch of `sample`, square pictures of one size and colour. The result does not depend
-    /// on the order of the pictures: bytes and their products are summed exactly, as integers.
+/// What of a sample of pictures a transform is fitted to: the count, sums and products of their patches. Bytes and their
+/// products are summed exactly, as integers, so neither the order of the pictures nor their division shows, and memory does
+/// not grow with them.
+#[derive(Clone, Debug)]
+pub struct PcaSums {
+    options: PcaOptions,
+    size: usize,
+    colour: Colour,
+    count: u64,
+    sums: Vec<u64>,
+    products: Vec<u64>,
+}
+
+impl PcaSums {
+    /// Of no picture yet; for square pictures of side `size`.
     ///
     /// # Errors
-    /// When the options do not fit the pictures, or the pictures show one colour only.
-    pub fn fit(sample: &[Pixels], options: PcaOptions) -> Result<Self, PcaError> {
-        let first = sample.first().ok_or(PcaError::NoVariation)?;
-        let (size, colour) = (first.width(), first.colour());
+    /// When the options do not fit the pictures.
+    pub fn new(options: PcaOptions, size: usize, colour: Colour) -> Result<Self, PcaError> {
         check_size(size, options.patch)?;
-        if let Some(other) = sample
-            .iter()
-            .find(|p| (p.width(), p.height(), p.colour()) != (size, size, colour))
-        {
-            let found = format!("{}×{} {:?}", other.width(), other.height(), other.colour());
-            let expected = format!("{size}×{size} {colour:?}");
-            return Err(PcaError::Option {
-                what: "a picture of the sample",
-                found,
-                expected,
-            });
-        }
         let elements = options.patch * options.patch * colour.channels();
         if !(1..=elements).contains(&options.channels) {
             let expected = format!("1 to {elements}");
@@ -44,17 +42,86 @@ impl PcaCodec {
                 expected: "0 to 1".into(),
             });
         }
-        let (mean, covariance) = moments_of_patches(sample, options.patch, elements);
-        let (deviations, directions) = principal_directions(&covariance, options.channels)?;
+        Ok(Self {
+            options,
+            size,
+            colour,
+            count: 0,
+            sums: vec![0; elements],
+            products: vec![0; elements * elements],
+        })
+    }
+
+    /// Adds every patch of a picture.
+    ///
+    /// # Errors
+    /// When it has another size or colour.
+    pub fn add(&mut self, picture: &Pixels) -> Result<(), PcaError> {
+        let Self { size, colour, .. } = *self;
+        if (picture.width(), picture.height(), picture.colour()) != (size, size, colour) {
+            let found = format!("{}×{} {:?}", picture.width(), picture.height(), picture.colour());
+            let expected = format!("{size}×{size} {colour:?}");
+            return Err(PcaError::Option {
+                what: "a picture of the sample",
+                found,
+                expected,
+            });
+        }
+        let (elements, patch_side) = (self.sums.len(), self.options.patch);
+        let (side, length) = (size / patch_side, patch_side * colour.channels());
+        let mut patch = vec![0_u64; elements];
+        for position in 0..side * side {
+            for (y, values) in patch.chunks_exact_mut(length).enumerate() {
+                let bytes = &picture.row(position / side * patch_side + y)[position % side * length..][..length];
+                values
+                    .iter_mut()
+                    .zip(bytes)
+                    .for_each(|(value, &byte)| *value = u64::from(byte));
+            }
+            self.sums.iter_mut().zip(&patch).for_each(|(sum, value)| *sum += value);
+            for (&value, row) in patch.iter().zip(self.products.chunks_exact_mut(elements)) {
+                row.iter_mut()
+                    .zip(&patch)
+                    .for_each(|(sum, other)| *sum += value * other);
+            }
+        }
+        self.count += (side * side) as u64;
+        Ok(())
+    }
+
+    /// Of the pictures of both, which are of the same size and colour.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.count += other.count;
+        self.sums
+            .iter_mut()
+            .zip(&other.sums)
+            .for_each(|(sum, more)| *sum += more);
+        let products = self.products.iter_mut().zip(&other.products);
+        products.for_each(|(sum, more)| *sum += more);
+        self
+    }
+
+    /// The transform.
+    ///
+    /// # Errors
+    /// When there was no picture, or they show one colour only.
+    pub fn fit(&self) -> Result<PcaCodec, PcaError> {
+        if self.count == 0 {
+            return Err(PcaError::NoVariation);
+        }
+        let (mean, covariance) = self.moments();
+        let (deviations, directions) = principal_directions(&covariance, self.options.channels)?;
         let largest = deviations
             .first()
             .copied()
             .filter(|&largest| largest > 1e-6)
             .ok_or(PcaError::NoVariation)?;
-        let smallest = (options.floor * largest).max(1e-6);
-        let mut codec = Self {
-            identity: identity_of(options, colour, size / options.patch, String::new()),
-            options,
+        let smallest = (self.options.floor * largest).max(1e-6);
+        let side = self.size / self.options.patch;
+        let mut codec = PcaCodec {
+            identity: identity_of(self.options, self.colour, side, String::new()),
+            options: self.options,
             mean: mean.iter().map(|&value| value as f32).collect(),
             directions: directions.iter().map(|&value| value as f32).collect(),
             scales: deviations
@@ -65,40 +132,30 @@ impl PcaCodec {
         codec.identity.weights_sha256 = codec.sha256()?;
         Ok(codec)
     }
+
+    /// Mean and covariance of all patches in units of [-1, 1].
+    fn moments(&self) -> (Vec<f64>, Mat<f64>) {
+        let (elements, count) = (self.sums.len(), self.count as f64);
+        let means: Vec<f64> = self.sums.iter().map(|&sum| sum as f64 / count).collect();
+        let unit = 127.5;
+        let covariance = Mat::from_fn(elements, elements, |i, j| {
+            (self.products[i * elements + j] as f64 / count - means[i] * means[j]) / (unit * unit)
+        });
+        (means.iter().map(|mean| mean / unit - 1.0).collect(), covariance)
+    }
 }
 
-/// Mean and covariance of all patches in units of [-1, 1].
-fn moments_of_patches(sample: &[Pixels], size: usize, elements: usize) -> (Vec<f64>, Mat<f64>) {
-    let mut sums = vec![0_u64; elements];
-    let mut products = vec![0_u64; elements * elements];
-    let mut count = 0_u64;
-    let mut patch = vec![0_u64; elements];
-    for picture in sample {
-        let (side, length) = (picture.width() / size, size * picture.colour().channels());
-        for position in 0..side * side {
-            for (y, values) in patch.chunks_exact_mut(length).enumerate() {
-                let bytes = &picture.row(position / side * size + y)[position % side * length..][..length];
-                values
-                    .iter_mut()
-                    .zip(bytes)
-                    .for_each(|(value, &byte)| *value = u64::from(byte));
-            }
-            sums.iter_mut().zip(&patch).for_each(|(sum, value)| *sum += value);
-            for (&value, row) in patch.iter().zip(products.chunks_exact_mut(elements)) {
-                row.iter_mut()
-                    .zip(&patch)
-                    .for_each(|(sum, other)| *sum += value * other);
-            }
-            count += 1;
-        }
+impl PcaCodec {
+    /// Fits the transform to every patch of `sample`, square pictures of one size and colour.
+    ///
+    /// # Errors
+    /// When the options do not fit the pictures, or the pictures show one colour only.
+    pub fn fit(sample: &[Pixels], options: PcaOptions) -> Result<Self, PcaError> {
+        let first = sample.first().ok_or(PcaError::NoVariation)?;
+        let mut sums = PcaSums::new(options, first.width(), first.colour())?;
+        sample.iter().try_for_each(|picture| sums.add(picture))?;
+        sums.fit()
     }
-    let count = count as f64;
-    let means: Vec<f64> = sums.iter().map(|&sum| sum as f64 / count).collect();
-    let unit = 127.5;
-    let covariance = Mat::from_fn(elements, elements, |i, j| {
-        (products[i * elements + j] as f64 / count - means[i] * means[j]) / (unit * unit)
-    });
-    (means.iter().map(|mean| mean / unit - 1.0).collect(), covariance)
 }
 
 /// The `channels` strongest eigenvectors as rows, with their deviations. A direction's largest element is positive.
