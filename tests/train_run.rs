@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use deepflow_datasets::{Class, Codec, Compression, DatasetPlan, DatasetWriter, Dtype, Sample, FEATURES, MOMENTS};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use support::{assert_same, files, stderr, Workshop};
+use support::{assert_same, files, program, stderr, Workshop};
 
 /// Lines of a `.jsonl` file.
 fn lines(path: &Path) -> Vec<Value> {
@@ -464,6 +464,60 @@ fn fine_tuning_with_other_classes_and_another_resolution() {
     let arguments = arguments.replace("@second", "@third") + " --set model.width=32";
     let line = workshop.refused("train", &arguments, 1);
     assert!(line.contains("model.safetensors: tensor"), "{line}");
+}
+
+/// Weights, average, moments and steps come from a checkpoint of another program; the data begin anew.
+#[test]
+fn training_goes_on_from_a_torch_checkpoint() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    for arguments in [["run", "run.pt"], ["run.pt", "step-0000007"]] {
+        let arguments = arguments.map(|name| workshop.text(name));
+        let output = program("deepflow")
+            .args(["inspect", "convert"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let start = |from: &str| {
+        let from = workshop.text(from);
+        format!("--data @latents --set train.start_from={from} --set train.start_with=everything")
+    };
+    let goes_on = start("step-0000007");
+    workshop.done("train", &format!("{goes_on} --out @longer --steps 14"));
+    assert_eq!(steps(&lines(&workshop.path("longer/metrics.jsonl"))), [10, 14]);
+    let state = &checkpoint(&workshop, "longer", 14)["state.json"];
+    let state: Value = serde_json::from_slice(state).unwrap();
+    assert_eq!((&state["step"], &state["updates"]), (&14.into(), &14.into()));
+    assert_eq!(state["data"]["consumed"], 7 * 8, "{state}");
+
+    // The same as from the run itself, and it continues as any other run does.
+    let itself = start("run");
+    workshop.done("train", &format!("{itself} --out @itself --steps 14"));
+    for name in ["model.safetensors", "ema.safetensors", "optimizer.safetensors"] {
+        let [a, b] =
+            ["longer", "itself"].map(|run| tensors(&workshop.path(run).join("checkpoints/step-0000014").join(name)));
+        assert!(a == b, "{name}");
+    }
+    workshop.done("train", &format!("{itself} --out @itself --steps 20"));
+    assert_eq!(steps(&lines(&workshop.path("itself/metrics.jsonl"))), [10, 14, 15, 20]);
+
+    let line = workshop.refused("train", &format!("{goes_on} --out @short --steps 7"), 2);
+    assert!(
+        line.contains("train.steps = 7: step-0000007 has 7 steps, expected more than it"),
+        "{line}"
+    );
+    let weights = start("step-0000007/ema.safetensors");
+    let line = workshop.refused("train", &format!("{weights} --out @short --steps 14"), 1);
+    assert!(line.contains("ema.safetensors: found no checkpoint"), "{line}");
+    fs::remove_file(workshop.path("step-0000007/optimizer.safetensors")).unwrap();
+    let line = workshop.refused("train", &format!("{goes_on} --out @short --steps 14"), 1);
+    assert!(
+        line.contains("step-0000007/optimizer.safetensors: No such file"),
+        "{line}"
+    );
 }
 
 #[test]

@@ -83,6 +83,14 @@ pub enum WeightsError {
         /// Its data type.
         found: String,
     },
+    /// A tensor that is there but cannot be read.
+    #[error("tensor {name} cannot be read: {problem}")]
+    Unreadable {
+        /// Name of the tensor.
+        name: String,
+        /// What the system or the file's format says.
+        problem: String,
+    },
 }
 
 impl ModelError {

@@ -30,6 +30,7 @@ mod heads;
 pub mod inception;
 mod init;
 mod layers;
+mod memory;
 mod network;
 pub mod ops;
 mod parameters;
@@ -42,6 +43,7 @@ mod weights;
 
 pub use config::{NetworkConfig, VeraConfig};
 pub use error::{ConfigError, ModelError, WeightsError};
+pub use memory::{sampling_memory, training_memory, TrainingMemory, TrainingSizes};
 pub use network::{parameter_shapes, FeaturePlace, Network, Outputs};
 pub use parameters::Parameter;
 pub use weights::{FineTuneReport, LoadReport, WeightSource};

@@ -319,13 +319,18 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
 /// # Errors
 /// [`ModelError::Config`] when a rule of the configuration is broken.
 pub fn parameter_shapes(config: &NetworkConfig) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
+    let named = |parameter: Parameter<f32, Cpu>| (parameter.name().to_owned(), parameter.shape().to_vec());
+    Ok(outline(config)?.into_iter().map(named).collect())
+}
+
+/// The parameters of a network without their values.
+pub(crate) fn outline(config: &NetworkConfig) -> Result<Vec<Parameter<f32, Cpu>>, ModelError> {
     config.validate()?;
     let device = Cpu::default();
     let parts = Parts::<f32, Cpu>::new(config, &Builder::outline(&device)).map_err(ModelError::device)?;
     let mut parameters = Vec::new();
     parts.collect(&mut parameters);
-    let named = |parameter: &Parameter<f32, Cpu>| (parameter.name().to_owned(), parameter.shape().to_vec());
-    Ok(parameters.into_iter().map(named).collect())
+    Ok(parameters.into_iter().cloned().collect())
 }
 
 fn refuse_wide_heads(config: &NetworkConfig, widest: Option<usize>) -> Result<(), ConfigError> {

@@ -1,13 +1,14 @@
 //! Weights by name: from safetensors into a network and back.
 
-use dfdx::prelude::{Device, Dtype};
+use std::borrow::Cow;
+
+use dfdx::prelude::Dtype;
 use half::{bf16, f16};
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileType, SafeTensors};
 
 use crate::error::{ModelError, WeightsError};
 use crate::network::Network;
-use crate::ops::{scalar, Operators};
+use crate::ops::{scalar, Operators, Vector};
 use crate::parameters::Parameter;
 
 /// Names of the two tables that fine-tuning may make anew.
@@ -18,15 +19,31 @@ const PROJECTORS: &str = "projectors.";
 
 /// Tensors by name, whatever file or prefix they come from.
 pub trait WeightSource {
-    /// The tensor of this name.
-    fn tensor(&self, name: &str) -> Option<TensorView<'_>>;
+    /// Number type and shape of the tensor of this name.
+    fn describe(&self, name: &str) -> Option<(FileType, Vec<usize>)>;
+    /// The values of a tensor that [`describe`](Self::describe) knows: little-endian, row by row.
+    ///
+    /// # Errors
+    /// [`WeightsError::Unreadable`].
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError>;
     /// All names, sorted.
     fn names(&self) -> Vec<String>;
 }
 
 impl WeightSource for SafeTensors<'_> {
-    fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        SafeTensors::tensor(self, name).ok()
+    fn describe(&self, name: &str) -> Option<(FileType, Vec<usize>)> {
+        let view = self.tensor(name).ok()?;
+        Some((view.dtype(), view.shape().to_vec()))
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        match self.tensor(name) {
+            Ok(view) => Ok(Cow::Borrowed(view.data())),
+            Err(error) => Err(WeightsError::Unreadable {
+                name: name.to_string(),
+                problem: error.to_string(),
+            }),
+        }
     }
 
     fn names(&self) -> Vec<String> {
@@ -98,34 +115,47 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     fn load_except(
         &mut self,
         source: &impl WeightSource,
-        mut keep: impl FnMut(&Parameter<E, D>, Option<&[usize]>) -> bool,
+        keep: impl FnMut(&Parameter<E, D>, Option<&[usize]>) -> bool,
     ) -> Result<LoadReport, ModelError> {
+        let Selection { taken, report } = self.select(source, keep)?;
+        let parameters = self.parameters_mut().into_iter();
+        fill(source, &taken, parameters.map(|parameter| &mut parameter.values))?;
+        Ok(report)
+    }
+
+    /// Which parameters `source` has the values of. Everything is checked that can be without reading the values.
+    pub(crate) fn select(
+        &self,
+        source: &impl WeightSource,
+        mut keep: impl FnMut(&Parameter<E, D>, Option<&[usize]>) -> bool,
+    ) -> Result<Selection, ModelError> {
         let mut report = LoadReport::default();
-        let mut loaded = Vec::new();
+        let mut taken = Vec::new();
         for parameter in self.parameters() {
-            loaded.push(match source.tensor(parameter.name()) {
-                Some(view) if keep(parameter, Some(view.shape())) => None,
-                Some(view) => Some(values_for(parameter, &view)?),
+            let name = parameter.name().to_string();
+            taken.push(match source.describe(&name) {
+                Some((_, shape)) if keep(parameter, Some(&shape)) => None,
+                Some((_, found)) if found != parameter.shape() => {
+                    let expected = parameter.shape().to_vec();
+                    return Err(WeightsError::Shape { name, found, expected }.into());
+                }
+                Some((file_type, _)) if !is_float(file_type) => {
+                    let found = format!("{file_type:?}");
+                    return Err(WeightsError::DataType { name, found }.into());
+                }
+                Some((file_type, _)) => Some((name, file_type)),
                 None if !parameter.is_trained() || keep(parameter, None) => {
-                    report.kept.push(parameter.name().to_string());
+                    report.kept.push(name);
                     None
                 }
                 None => {
-                    return Err(WeightsError::Missing {
-                        name: parameter.name().to_string(),
-                        expected: parameter.shape().to_vec(),
-                    }
-                    .into())
+                    let expected = parameter.shape().to_vec();
+                    return Err(WeightsError::Missing { name, expected }.into());
                 }
             });
         }
         report.ignored = self.without_place(source)?;
-        for (parameter, values) in self.parameters_mut().into_iter().zip(loaded) {
-            if let Some(values) = values {
-                parameter.values.copy_from(&values);
-            }
-        }
-        Ok(report)
+        Ok(Selection { taken, report })
     }
 
     fn without_place(&self, source: &impl WeightSource) -> Result<Vec<String>, WeightsError> {
@@ -137,7 +167,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
                 continue;
             }
             if !name.starts_with(PROJECTORS) {
-                let found = source.tensor(&name).map(|view| view.shape().to_vec());
+                let found = source.describe(&name).map(|(_, shape)| shape);
                 return Err(WeightsError::Unexpected {
                     name,
                     found: found.unwrap_or_default(),
@@ -149,37 +179,44 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     }
 }
 
-fn values_for<E: Dtype, D: Device<E>>(
-    parameter: &Parameter<E, D>,
-    view: &TensorView<'_>,
-) -> Result<Vec<E>, WeightsError> {
-    if view.shape() != parameter.shape() {
-        return Err(WeightsError::Shape {
-            name: parameter.name().to_string(),
-            found: view.shape().to_vec(),
-            expected: parameter.shape().to_vec(),
-        });
+/// The parameters of a network that a source has the values of.
+pub(crate) struct Selection {
+    /// For every parameter its name and number type in the source, if it is taken from there.
+    pub(crate) taken: Vec<Option<(String, FileType)>>,
+    report: LoadReport,
+}
+
+/// Reads what was selected, one tensor in memory at a time; `values` are of the network's parameters, in their order.
+pub(crate) fn fill<'a, E: Dtype, D: Operators<E>>(
+    source: &impl WeightSource,
+    taken: &[Option<(String, FileType)>],
+    values: impl Iterator<Item = &'a mut Vector<E, D>>,
+) -> Result<(), WeightsError> {
+    for (values, taken) in values.zip(taken) {
+        if let Some((name, file_type)) = taken {
+            values.copy_from(&decode::<E>(&source.read(name)?, *file_type));
+        }
     }
-    decode(parameter.name(), view)
+    Ok(())
+}
+
+fn is_float(file_type: FileType) -> bool {
+    matches!(
+        file_type,
+        FileType::F32 | FileType::F64 | FileType::F16 | FileType::BF16
+    )
 }
 
 /// The values of a tensor of any floating-point type.
-fn decode<E: Dtype>(name: &str, view: &TensorView<'_>) -> Result<Vec<E>, WeightsError> {
+fn decode<E: Dtype>(bytes: &[u8], file_type: FileType) -> Vec<E> {
     fn each<E: Dtype, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<E> {
         let (chunks, _) = bytes.as_chunks::<N>();
         chunks.iter().map(|&chunk| scalar(value(chunk))).collect()
     }
-    let bytes = view.data();
-    Ok(match view.dtype() {
-        FileType::F32 => each(bytes, |b| f32::from_le_bytes(b).into()),
+    match file_type {
         FileType::F64 => each(bytes, f64::from_le_bytes),
         FileType::F16 => each(bytes, |b| f16::from_le_bytes(b).into()),
         FileType::BF16 => each(bytes, |b| bf16::from_le_bytes(b).into()),
-        other => {
-            return Err(WeightsError::DataType {
-                name: name.to_string(),
-                found: format!("{other:?}"),
-            })
-        }
-    })
+        _ => each(bytes, |b| f32::from_le_bytes(b).into()),
+    }
 }

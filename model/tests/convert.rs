@@ -436,6 +436,220 @@ fn a_checkpoint_without_average_gives_its_weights_and_says_so() {
     );
 }
 
+/// `step`, `exp_avg` and `exp_avg_sq` of every parameter of an `opt`, by its place.
+type StateByPlace = BTreeMap<i64, [Vec<f32>; 3]>;
+
+/// The state of an `opt` and the settings of its group.
+fn optimizer_of(file: &TorchFile) -> (StateByPlace, Vec<(String, Option<f64>)>) {
+    let opt = file.root().get("opt").unwrap();
+    let state = opt.get("state").unwrap();
+    let state = state.entries().unwrap().map(|(place, entry)| {
+        let part = |name| {
+            let tensor = entry.get(name).unwrap().as_tensor().unwrap();
+            file.read(tensor).unwrap().to_f32().unwrap()
+        };
+        (place.as_i64().unwrap(), ["step", "exp_avg", "exp_avg_sq"].map(part))
+    });
+    let group = opt.get("param_groups").unwrap().items().unwrap().next().unwrap();
+    let settings = group.entries().unwrap();
+    let settings = settings.map(|(name, value)| (name.as_str().unwrap().to_owned(), value.as_f64()));
+    (state.collect(), settings.collect())
+}
+
+#[test]
+fn the_authors_optimiser_comes_with_their_checkpoint_and_goes_back() {
+    for checkpoint in golden_checkpoints() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, back] = ["step-0000003", "back.pt"].map(|name| folder.path().join(name));
+        let report = convert(&checkpoint, &ours, &Options::default()).unwrap();
+        let original = TorchFile::open(&checkpoint).unwrap();
+        let (state, settings) = optimizer_of(&original);
+        assert!(
+            report
+                .notes
+                .iter()
+                .any(|note| note.contains("AdamW after 3 updates, learning rate 0.001, weight decay 0.01")),
+            "{:?}",
+            report.notes
+        );
+
+        // By name, as torch's documentation has it: in the order of the parameters, of which `pos_embed` is none.
+        let moments = all_values(&ours.join("optimizer.safetensors"));
+        let model = original.root().get("model").unwrap();
+        let names = model.entries().unwrap().map(|(name, _)| name.as_str().unwrap());
+        let names: Vec<&str> = names.filter(|name| *name != "pos_embed").collect();
+        assert_eq!(names.len(), state.len());
+        for (place, [_, first, second]) in &state {
+            let name = names[*place as usize];
+            assert_eq!(&moments[&format!("first_moment.{name}")].1, first, "{name}");
+            assert_eq!(&moments[&format!("second_moment.{name}")].1, second, "{name}");
+        }
+        for (file, key) in [("model", "model"), ("ema", "ema")] {
+            let weights = all_values(&ours.join(format!("{file}.safetensors")));
+            for (name, value) in original.root().get(key).unwrap().entries().unwrap() {
+                let data = original.read(value.as_tensor().unwrap()).unwrap();
+                assert_eq!(weights[name.as_str().unwrap()].1, data.to_f32().unwrap());
+            }
+        }
+
+        convert(&ours, &back, &Options::default()).unwrap();
+        assert_eq!(optimizer_of(&TorchFile::open(&back).unwrap()), (state, settings));
+        // A checkpoint is not written over.
+        let error = convert(&checkpoint, &ours, &Options::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("is there already, expected a new folder"), "{error}");
+    }
+}
+
+/// A checkpoint like the golden one, with another `opt`.
+fn write_with_optimizer(path: &Path, change: impl Fn(usize, &mut TensorData, &mut f32), listed: std::ops::Range<i64>) {
+    let torch = TorchFile::open(fixtures().join("golden/checkpoint_0000003.pt")).unwrap();
+    let mut writer = TorchWriter::create(path).unwrap();
+    let (mut dict, mut state) = (Vec::new(), Vec::new());
+    for (name, value) in torch.root().get("model").unwrap().entries().unwrap() {
+        let data = torch.read(value.as_tensor().unwrap()).unwrap();
+        dict.push((
+            PythonObject::text(name.as_str().unwrap()),
+            writer.tensor(&data).unwrap(),
+        ));
+        if dict.len() == 1 && listed.end < 136 {
+            continue;
+        }
+        let (mut moment, mut steps) = (data, 3.0);
+        change(state.len(), &mut moment, &mut steps);
+        let step = writer.tensor(&TensorData::from_f32(Vec::new(), &[steps])).unwrap();
+        let moment = writer.tensor(&moment).unwrap();
+        let entry = ["exp_avg", "exp_avg_sq"].map(|kind| (PythonObject::text(kind), moment.clone()));
+        let entry = [vec![(PythonObject::text("step"), step)], entry.to_vec()].concat();
+        state.push((PythonObject::Int(state.len() as i64), PythonObject::Dict(entry)));
+    }
+    let places = PythonObject::List(listed.map(PythonObject::Int).collect());
+    let group = PythonObject::Dict(vec![(PythonObject::text("params"), places)]);
+    let opt = vec![
+        (PythonObject::text("state"), PythonObject::Dict(state)),
+        (PythonObject::text("param_groups"), PythonObject::List(vec![group])),
+    ];
+    let root = vec![
+        (PythonObject::text("model"), PythonObject::Dict(dict)),
+        (PythonObject::text("opt"), PythonObject::Dict(opt)),
+    ];
+    writer.finish(&PythonObject::Dict(root)).unwrap();
+}
+
+#[test]
+fn an_optimiser_of_all_parameters_is_read_and_one_of_another_network_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let [torch, ours] = ["theirs.pt", "step"].map(|name| folder.path().join(name));
+    let options = Options {
+        branch_ends: Some(vec![2, 4]),
+        ..Options::default()
+    };
+    // As when the optimiser was given `pos_embed` too: its values stand for the moments here.
+    write_with_optimizer(&torch, |_, _, _| {}, 0..136);
+    convert(&torch, &ours, &options).unwrap();
+    let (weights, moments) = (
+        all_values(&ours.join("model.safetensors")),
+        all_values(&ours.join("optimizer.safetensors")),
+    );
+    assert_eq!(moments.len(), 2 * weights.len());
+    for (name, expected) in &weights {
+        assert_eq!(&moments[&format!("second_moment.{name}")], expected, "{name}");
+    }
+    std::fs::remove_dir_all(&ours).unwrap();
+
+    let refused = |change: &dyn Fn(usize, &mut TensorData, &mut f32), listed| {
+        write_with_optimizer(&torch, change, listed);
+        let error = convert(&torch, &ours, &options).unwrap_err().to_string();
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "only the input is there"
+        );
+        error
+    };
+    let error = refused(&|_, _, _| {}, 0..77);
+    assert!(
+        error.ends_with("`opt`: is of 77 parameters, the network has 135"),
+        "{error}"
+    );
+    let error = refused(
+        &|place, moment, _| {
+            if place == 1 {
+                moment.shape.push(1);
+            }
+        },
+        0..135,
+    );
+    assert!(
+        error.contains("`exp_avg` of `x_embedder.proj.bias` has shape [32, 1], expected [32]"),
+        "{error}"
+    );
+    let error = refused(
+        &|place, _, steps| {
+            if place == 5 {
+                *steps = 2.0;
+            }
+        },
+        0..135,
+    );
+    assert!(
+        error.contains("was updated 2 times, parameters before it 3 times"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_optimiser_whose_weights_are_folded_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let [public, ours] = ["SiT.pt", "step"].map(|name| folder.path().join(name));
+    write_public_sit(&public);
+    let options = Options {
+        heads: Some(3),
+        ..Options::default()
+    };
+    let report = convert(&public, &ours, &options).unwrap();
+    assert!(
+        report.notes.iter().any(|note| note.contains("no optimiser's state")),
+        "{:?}",
+        report.notes
+    );
+    assert!(!ours.join("optimizer.safetensors").exists());
+    assert_eq!(
+        all_values(&ours.join("model.safetensors")),
+        all_values(&ours.join("ema.safetensors"))
+    );
+
+    // The same file as its trainer would keep it.
+    let torch = TorchFile::open(&public).unwrap();
+    let training = folder.path().join("training.pt");
+    let mut writer = TorchWriter::create(&training).unwrap();
+    let mut dict = Vec::new();
+    for (name, value) in torch.root().entries().unwrap() {
+        let data = torch.read(value.as_tensor().unwrap()).unwrap();
+        dict.push((
+            PythonObject::text(name.as_str().unwrap()),
+            writer.tensor(&data).unwrap(),
+        ));
+    }
+    let root = vec![
+        (PythonObject::text("model"), PythonObject::Dict(dict)),
+        (PythonObject::text("opt"), PythonObject::Dict(Vec::new())),
+    ];
+    writer.finish(&PythonObject::Dict(root)).unwrap();
+    std::fs::remove_dir_all(&ours).unwrap();
+    let report = convert(&training, &ours, &options).unwrap();
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|note| note.contains("optimiser's state is left out")),
+        "{:?}",
+        report.notes
+    );
+    assert!(!ours.join("optimizer.safetensors").exists());
+}
+
 fn refusal(input: &Path, options: &Options) -> String {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out.safetensors");
@@ -562,10 +776,15 @@ fn torch_loads_what_we_write_under_the_names_of_the_authors() {
     };
     assert_eq!(names(&before), names(&after));
 
+    // With the optimiser, by way of a checkpoint's folder.
+    let [checkpoint, with_optimizer] = ["step-0000003", "with_optimizer.pt"].map(|name| folder.path().join(name));
+    convert(&original, &checkpoint, &Options::default()).unwrap();
+    convert(&checkpoint, &with_optimizer, &Options::default()).unwrap();
+
     let script = "
 import sys, torch
 from safetensors.torch import load_file
-original, ours, back = sys.argv[1:]
+original, ours, back, with_optimizer = sys.argv[1:]
 expected = torch.load(original, weights_only=False)
 read = torch.load(back, weights_only=False)
 torch.load(back, weights_only=False, mmap=True)
@@ -575,9 +794,30 @@ for name, tensor in expected['ema'].items():
     assert torch.equal(tensor, read['ema'][name]), name
     assert torch.equal(tensor, weights[name]), name
 assert read['args'].df_idxs == '[2,4]' and read['steps'] == 3
+read = torch.load(with_optimizer, weights_only=False)
+names = [name for name in expected['model'] if name != 'pos_embed']
+parameters = [torch.nn.Parameter(read['model'][name].clone()) for name in names]
+optimizer = torch.optim.AdamW(parameters, lr=1.0)
+optimizer.load_state_dict(read['opt'])
+again, wanted = optimizer.state_dict(), expected['opt']
+assert again['param_groups'] == wanted['param_groups'], again['param_groups']
+assert again['state'].keys() == wanted['state'].keys()
+for place, state in wanted['state'].items():
+    for key, tensor in state.items():
+        assert torch.equal(again['state'][place][key], tensor), (place, key)
+# It goes on: a step with the gradients of nothing moves by momentum and decay, exactly as with the original's state.
+straight = [torch.nn.Parameter(expected['model'][name].clone()) for name in names]
+reference = torch.optim.AdamW(straight, lr=1.0)
+reference.load_state_dict(wanted)
+for stepped in (parameters, straight):
+    for parameter in stepped:
+        parameter.grad = torch.zeros_like(parameter)
+optimizer.step(), reference.step()
+assert all(torch.equal(a, b) for a, b in zip(parameters, straight))
+assert not torch.equal(parameters[0], read['model'][names[0]])
 print(len(weights))
 ";
-    if let Some(output) = python(script, &[&original, &ours, &back]) {
+    if let Some(output) = python(script, &[&original, &ours, &back, &with_optimizer]) {
         assert_eq!(output.trim(), "136");
     }
 }

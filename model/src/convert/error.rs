@@ -1,3 +1,4 @@
+use crate::checkpoint::FolderError;
 use crate::torch_pickle::TorchFileError;
 use std::io;
 use std::path::PathBuf;
@@ -43,13 +44,24 @@ pub enum ConvertError {
         problem: String,
     },
     /// The name of the output says no known format.
-    #[error("{path}: `{found}` says no format; expected .safetensors, .pt or .pth")]
+    #[error(
+        "{path}: `{found}` says no format; expected .safetensors, .pt, .pth, or no ending for a checkpoint's folder"
+    )]
     Output {
         /// The output.
         path: PathBuf,
         /// Its extension.
         found: String,
     },
+}
+
+impl From<FolderError> for ConvertError {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::Io { path, source } => Self::Io { path, source },
+            FolderError::Content { path, problem } => Self::Content { path, problem },
+        }
+    }
 }
 
 impl ConvertError {

@@ -3,13 +3,14 @@
 use super::error::ConvertError;
 use super::import::{self, Imported, Source};
 use super::names::registration_order;
+use super::optimizer;
 use super::weights::Weights;
 use super::{Options, Report, WeightSet};
 use crate::torch_pickle::{PythonObject, TensorData, TorchWriter};
 use crate::NetworkConfig;
 use std::path::Path;
 
-/// A checkpoint folder brings `model` and `ema`; a single file of weights becomes both.
+/// A checkpoint folder brings `model`, `ema` and `opt`; a single file of weights becomes both of the first.
 pub(super) fn to_torch(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
     let temporary = output.with_extension("partial");
     let written = write(input, &temporary, options).and_then(|imported| {
@@ -48,12 +49,15 @@ fn write(input: &Path, temporary: &Path, options: &Options) -> Result<Report, Co
         let both = write_state_dict(&mut writer, &weights)?;
         [Ok(both.clone()), Ok(both)]
     };
-    let root = vec![
-        (PythonObject::text("model"), model?),
-        (PythonObject::text("ema"), ema?),
+    let mut root = vec![(PythonObject::text("model"), model?), (PythonObject::text("ema"), ema?)];
+    if input.is_dir() {
+        let opt = optimizer::write_torch(&mut writer, input, &config)?;
+        root.extend(opt.map(|opt| (PythonObject::text("opt"), opt)));
+    }
+    root.extend([
         (PythonObject::text("args"), arguments(&config)),
         (PythonObject::text("steps"), PythonObject::Int(step.unwrap_or(0) as i64)),
-    ];
+    ]);
     writer.finish(&PythonObject::Dict(root))?;
     Ok(Report {
         source: kind,
@@ -67,8 +71,7 @@ fn write(input: &Path, temporary: &Path, options: &Options) -> Result<Report, Co
 }
 
 /// Names in the order the authors' code registers its parameters.
-fn registered_names(weights: &Weights<'_>) -> Vec<String> {
-    let mut names = weights.names().to_vec();
+pub(super) fn registered(mut names: Vec<String>) -> Vec<String> {
     names.sort_unstable();
     names.sort_by_cached_key(|name| registration_order(name));
     names
@@ -76,7 +79,7 @@ fn registered_names(weights: &Weights<'_>) -> Vec<String> {
 
 fn write_state_dict(writer: &mut TorchWriter, weights: &Weights<'_>) -> Result<PythonObject, ConvertError> {
     let mut pairs = Vec::new();
-    for name in registered_names(weights) {
+    for name in registered(weights.names().to_vec()) {
         let shape = weights.shape(&name).unwrap_or_default().to_vec();
         let tensor = writer.tensor(&TensorData::from_f32(shape, &weights.read_f32(&name)?))?;
         pairs.push((PythonObject::Text(name), tensor));

@@ -1,13 +1,14 @@
-//! Torch files and foreign safetensors to a safetensors file of ours.
+//! Torch files and foreign safetensors to files of ours: one of weights, or a checkpoint's folder.
 
 use super::architecture::{self, Architecture, Description};
 use super::error::ConvertError;
+use super::optimizer::TorchAdamW;
 use super::safetensors_file::SafetensorsFile;
 use super::sit;
 use super::weights::Weights;
 use super::{Options, Report, SingleHead, WeightSet};
-use crate::checkpoint::{EMA_FILE, MODEL_FILE};
-use crate::torch_pickle::{TensorData, TorchFile};
+use crate::checkpoint::{write_whole, AdamWRecord, State, EMA_FILE, MODEL_FILE, OPTIMIZER_FILE};
+use crate::torch_pickle::{TensorData, TorchFile, Value};
 use crate::NetworkConfig;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -32,6 +33,44 @@ impl Source {
         } else {
             Ok(Self::Torch(TorchFile::open(&file)?))
         }
+    }
+
+    /// The state of the optimiser that trained `weights`, where the file has it.
+    fn optimizer(
+        &self,
+        weights: &Weights<'_>,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<TorchAdamW<'_>>, ConvertError> {
+        let Self::Torch(file) = self else { return Ok(None) };
+        let Some(opt) = file.root().get("opt") else {
+            notes.push("it has no optimiser's state (`opt`)".to_owned());
+            return Ok(None);
+        };
+        let single_head = |name: Value<'_>| {
+            name.as_str()
+                .is_some_and(|name| name.ends_with("final_layer.linear.weight"))
+        };
+        let mut stored = file
+            .root()
+            .get("model")
+            .and_then(|model| model.entries())
+            .into_iter()
+            .flatten();
+        if stored.any(|(name, _)| single_head(name)) {
+            notes.push("its optimiser's state is left out: it belongs to weights that are changed here".to_owned());
+            return Ok(None);
+        }
+        let optimizer = TorchAdamW::read(file, opt, weights)?;
+        let AdamWRecord {
+            learning_rate,
+            weight_decay,
+            ..
+        } = optimizer.settings;
+        notes.push(format!(
+            "its optimiser: AdamW after {} updates, learning rate {learning_rate}, weight decay {weight_decay}",
+            optimizer.updates
+        ));
+        Ok(Some(optimizer))
     }
 
     /// The weights asked for and all that the file says of them.
@@ -182,7 +221,7 @@ fn fold_single_head(weights: &mut Weights<'_>, options: &Options, notes: &mut Ve
 }
 
 /// The header metadata of our weights: the configuration as JSON and the step.
-pub(super) fn metadata(config: &NetworkConfig, step: Option<u64>) -> BTreeMap<String, String> {
+pub(crate) fn metadata(config: &NetworkConfig, step: Option<u64>) -> BTreeMap<String, String> {
     let mut config_json = json!(config);
     if let (0, Some(fields)) = (config.heads, config_json.as_object_mut()) {
         fields.remove("heads");
@@ -194,6 +233,46 @@ pub(super) fn metadata(config: &NetworkConfig, step: Option<u64>) -> BTreeMap<St
     ]);
     metadata.extend(step.map(|step| ("step".to_owned(), step.to_string())));
     metadata
+}
+
+/// A checkpoint's folder of both sets of weights and, where the file has it, the optimiser's state.
+pub(super) fn to_folder(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
+    if input.is_dir() {
+        return Err(ConvertError::content(
+            input,
+            "is a checkpoint's folder already, expected a file",
+        ));
+    }
+    if output.exists() {
+        return Err(ConvertError::content(output, "is there already, expected a new folder"));
+    }
+    let source = Source::open(input, WeightSet::Model)?;
+    let [model, ema] = [WeightSet::Model, WeightSet::Ema].map(|set| import(&source, set, options));
+    let (model, ema) = (model?, ema?);
+    let mut notes = model.notes;
+    let optimizer = source.optimizer(&model.weights, &mut notes)?;
+    let metadata = metadata(&model.config, model.step);
+    let step = model.step.unwrap_or(0);
+    let updates = optimizer.as_ref().map_or(step, |optimizer| optimizer.updates);
+    write_whole(output, |folder| {
+        model.weights.write_safetensors(&folder.join(MODEL_FILE), &metadata)?;
+        ema.weights.write_safetensors(&folder.join(EMA_FILE), &metadata)?;
+        if let Some(optimizer) = &optimizer {
+            optimizer.write(&folder.join(OPTIMIZER_FILE), &model.weights, metadata.clone())?;
+        }
+        // Where in the data the other program was is not known here.
+        let state = State::new(step, updates, 0, model.config.clone(), serde_json::Value::Null);
+        Ok::<(), ConvertError>(state.write(folder)?)
+    })?;
+    Ok(Report {
+        source: model.source,
+        written: vec![output.to_owned()],
+        tensors: model.weights.names().len(),
+        parameters: model.weights.parameters(),
+        step: model.step,
+        config: model.config,
+        notes,
+    })
 }
 
 pub(super) fn to_single_file(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {

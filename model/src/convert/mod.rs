@@ -3,11 +3,12 @@
 //! [`convert`] reads a torch file (or safetensors) and writes safetensors with the reference names (network spec §2) and
 //! metadata, or the other way round: what the output is called decides.
 //!
-//! | from | to `.safetensors` | to `.pt` / `.pth` |
-//! |---|---|---|
-//! | torch file of the authors' trainer | one set of weights (EMA by default) | |
-//! | torch or safetensors file of SiT or DiT | the same network as one branch of ours | |
-//! | our safetensors file, or a checkpoint folder of ours | the same weights | a torch file of the authors' form |
+//! | from | to `.safetensors` | to a folder | to `.pt` / `.pth` |
+//! |---|---|---|---|
+//! | torch file of the authors' trainer | one set of weights (EMA by default) | a checkpoint: both sets, and the optimiser's state | |
+//! | torch or safetensors file of SiT or DiT | the same network as one branch of ours | a checkpoint without optimiser | |
+//! | our safetensors file | the same weights | a checkpoint without optimiser | a torch file of the authors' form |
+//! | a checkpoint folder of ours | one set of its weights | | a torch file of the authors' form, optimiser included |
 //!
 //! SiT and DiT checkpoints have the same tensors. A SiT predicts a velocity, so its convention of time is folded into the
 //! weights and every sampler here works on it. A DiT predicts the noise of a discrete diffusion process: no change of its
@@ -18,6 +19,7 @@ mod error;
 mod export;
 pub(crate) mod import;
 mod names;
+mod optimizer;
 pub(crate) mod safetensors_file;
 mod sit;
 mod weights;
@@ -121,9 +123,10 @@ pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &Opti
     match extension(output).as_deref() {
         Some("safetensors") => import::to_single_file(input, output, options),
         Some("pt" | "pth" | "ckpt") => export::to_torch(input, output, options),
-        other => Err(ConvertError::Output {
+        None => import::to_folder(input, output, options),
+        Some(other) => Err(ConvertError::Output {
             path: output.to_owned(),
-            found: other.unwrap_or_default().to_owned(),
+            found: other.to_owned(),
         }),
     }
 }

@@ -2,10 +2,13 @@
 //! twice.
 
 use super::error::ConvertError;
+use crate::error::WeightsError;
 use crate::torch_pickle::TensorData;
+use crate::weights::WeightSource;
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::Dtype;
 use serde_json::{json, Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -125,6 +128,27 @@ impl SafetensorsFile {
             shape: info.shape.clone(),
             bytes,
         })
+    }
+}
+
+impl WeightSource for SafetensorsFile {
+    fn describe(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
+        let info = self.tensors.get(name)?;
+        Some((info.dtype, info.shape.clone()))
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        match Self::read(self, name) {
+            Ok(data) => Ok(Cow::Owned(data.bytes)),
+            Err(error) => Err(WeightsError::Unreadable {
+                name: name.to_owned(),
+                problem: error.to_string(),
+            }),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
     }
 }
 

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use dfdx::prelude::{Backward, Dtype, Gradients, OwnedTape, PutTape, Rank0, SplitTape, Trace};
+use dfdx::prelude::{Backward, Dtype, Gradients, OwnedTape, PutTape, Rank0, SplitTape, Storage, Trace};
 
 use super::inputs::{Batch, TrainingInputs};
 use super::losses::{batch_losses, LossValues};
 use super::settings::{LossSettings, OptimizerSettings, StepRates};
 use super::state::OptimizerState;
+use crate::checkpoint::AdamWRecord;
 use crate::error::ModelError;
 use crate::network::Network;
 use crate::ops::{AdamWStep, Operators, ParameterState, Scalar};
@@ -28,6 +29,8 @@ pub struct Trainer<E: Dtype, D: Operators<E>> {
     seed: u64,
     step: u64,
     updates: u64,
+    /// Of the last step.
+    learning_rate: f64,
 }
 
 /// Whether a step changed the weights.
@@ -88,6 +91,7 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             seed,
             step: 0,
             updates: 0,
+            learning_rate: StepRates::default().learning_rate,
         })
     }
 
@@ -110,12 +114,23 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
         network
     }
 
-    /// Puts everything back as a checkpoint has it.
-    pub(crate) fn restore(&mut self, network: Network<E, D>, state: OptimizerState<E, D>, step: u64, updates: u64) {
-        self.network = network;
-        self.state = state;
+    /// Weights, moments and moving average, to be put back as a checkpoint has them.
+    pub(crate) fn parts_mut(&mut self) -> (&mut Network<E, D>, &mut OptimizerState<E, D>) {
+        (&mut self.network, &mut self.state)
+    }
+
+    /// Counts on from a checkpoint.
+    pub(crate) fn go_on_after(&mut self, step: u64, updates: u64, optimizer: Option<AdamWRecord>) {
         self.step = step;
         self.updates = updates;
+        if let Some(AdamWRecord { learning_rate, .. }) = optimizer {
+            self.learning_rate = learning_rate;
+        }
+    }
+
+    /// The optimiser's settings at the last step.
+    pub(crate) fn adamw_record(&self) -> AdamWRecord {
+        AdamWRecord::new(self.optimizer, self.learning_rate)
     }
 
     /// Moments and moving average.
@@ -194,6 +209,7 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             self.updates += 1;
         }
         self.step += 1;
+        self.learning_rate = rates.learning_rate;
         times.update = started.elapsed();
         Ok(StepReport {
             step: self.step,
@@ -244,13 +260,15 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
         Ok(carrier.traced(gradients).split_tape().1)
     }
 
-    /// Drops the gradients of everything but the parameters.
+    /// Drops the gradients of everything but the parameters. One after the other, so that they are never there twice.
     fn keep_parameters(&self, mut gradients: Gradients<E, D>) -> Result<Gradients<E, D>, D::Err> {
         let mut kept = Gradients::leaky();
         for parameter in self.network.parameters() {
             if parameter.is_trained() {
                 let values = &parameter.values;
-                std::mem::swap(kept.get_or_alloc_mut(values)?, gradients.get_or_alloc_mut(values)?);
+                let nothing = Storage::<E>::try_alloc_len(self.network.device(), 1)?;
+                let gradient = std::mem::replace(gradients.get_or_alloc_mut(values)?, nothing);
+                *kept.get_or_alloc_mut(values)? = gradient;
             }
         }
         Ok(kept)

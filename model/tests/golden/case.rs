@@ -1,13 +1,13 @@
 //! One golden case: its configuration, weights and expected numbers.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use deepflow_model::ops::{Matrix, Operators};
 use deepflow_model::patches::{PatchGrid, PatchOrder};
-use deepflow_model::{Network, NetworkConfig, WeightSource};
+use deepflow_model::{Network, NetworkConfig, WeightSource, WeightsError};
 use dfdx::prelude::{Dtype, HasShape};
-use safetensors::tensor::TensorView;
-use safetensors::SafeTensors;
+use safetensors::{Dtype as FileType, SafeTensors};
 use serde_json::Value;
 
 pub struct Case {
@@ -24,8 +24,12 @@ pub struct Prefixed<'a> {
 }
 
 impl WeightSource for Prefixed<'_> {
-    fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensors.tensor(&format!("{}{name}", self.prefix)).ok()
+    fn describe(&self, name: &str) -> Option<(FileType, Vec<usize>)> {
+        self.tensors.describe(&format!("{}{name}", self.prefix))
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        self.tensors.read(&format!("{}{name}", self.prefix))
     }
 
     fn names(&self) -> Vec<String> {
@@ -55,6 +59,12 @@ pub fn all() -> Vec<Case> {
     assert!(!cases.is_empty(), "no golden case in {}", directory.display());
     cases.sort_by(|a, b| a.name.cmp(&b.name));
     cases
+}
+
+/// A case of the project's own fixtures.
+pub fn own(name: &str) -> Case {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden"));
+    Case::read(folder.join(format!("{name}.safetensors")))
 }
 
 impl Case {

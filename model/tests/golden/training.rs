@@ -1,3 +1,4 @@
+use deepflow_model::convert::{convert, Options};
 use deepflow_model::ops::Operators;
 use deepflow_model::training::{
     batch_losses, LossSettings, OptimizerSettings, Path, StepOutcome, StepRates, Trainer, TrainingInputs,
@@ -127,21 +128,31 @@ fn losses_and_gradients_with_checkpointed_blocks() {
         .for_each(|case| check_gradients::<f32, Cpu>(case, true));
 }
 
-pub fn check_steps<E: Dtype, D: Operators<E>>(case: &Case) {
-    let optimizer = OptimizerSettings {
+fn optimizer(case: &Case) -> OptimizerSettings {
+    OptimizerSettings {
         beta1: case.number("optimizer/betas/0"),
         beta2: case.number("optimizer/betas/1"),
         epsilon: case.number("optimizer/eps"),
         weight_decay: case.number("optimizer/weight_decay"),
         clip_norm: Some(case.number("optimizer/clip")),
-    };
-    let rates = StepRates {
+    }
+}
+
+fn rates(case: &Case) -> StepRates {
+    StepRates {
         learning_rate: case.number("optimizer/lr"),
         ema_decay: case.number("optimizer/ema_decay"),
-    };
-    let network = case.network::<E, D>();
-    let inputs = inputs(case, network.device());
-    let mut trainer = Trainer::new(network, settings(case), optimizer, 1, 0).unwrap();
+    }
+}
+
+fn trainer<E: Dtype, D: Operators<E>>(case: &Case) -> Trainer<E, D> {
+    Trainer::new(case.network(), settings(case), optimizer(case), 1, 0).unwrap()
+}
+
+pub fn check_steps<E: Dtype, D: Operators<E>>(case: &Case) {
+    let rates = rates(case);
+    let mut trainer = trainer::<E, D>(case);
+    let inputs = inputs(case, trainer.network().device());
     for step in 1..=case.number("optimizer/steps") as u64 {
         let report = trainer.step_on(&inputs, rates).unwrap();
         assert_eq!((report.step, report.outcome), (step, StepOutcome::Updated));
@@ -157,7 +168,7 @@ pub fn check_steps<E: Dtype, D: Operators<E>>(case: &Case) {
     }
     // The bias of the keys does not reach the loss (softmax ignores it): its gradient is rounding noise, which AdamW
     // divides by its own size. Below this size a gradient says nothing about where the parameter goes.
-    let noise = 10.0 * optimizer.epsilon;
+    let noise = 10.0 * optimizer(case).epsilon;
     let ema = trainer.ema_network();
     for (kind, network) in [("param", trainer.network()), ("ema", &ema)] {
         for parameter in network.parameters() {
@@ -185,4 +196,50 @@ fn parameters_and_average_after_three_steps_in_f32() {
 #[test]
 fn parameters_and_average_after_three_steps_in_f64() {
     case::all().iter().for_each(check_steps::<f64, Cpu>);
+}
+
+/// The optimiser's state in the authors' form of checkpoint is the one these three steps lead to, and training goes on with it.
+#[test]
+fn the_state_of_the_golden_checkpoint_is_that_of_the_third_step() {
+    let case = case::own("deepflow_3t");
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("step-0000003");
+    let torch = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/golden/checkpoint_0000003.pt"
+    );
+    let options = Options {
+        heads: Some(case.config.heads),
+        ..Options::default()
+    };
+    convert(torch, &checkpoint, &options).unwrap();
+
+    let mut straight = trainer::<f32, Cpu>(&case);
+    let inputs = inputs(&case, straight.network().device());
+    for _ in 0..3 {
+        straight.step_on(&inputs, rates(&case)).unwrap();
+    }
+    let mut continued = trainer::<f32, Cpu>(&case);
+    continued.take_over(&checkpoint).unwrap();
+    assert_eq!((continued.step_count(), continued.update_count()), (3, 3));
+    let (found, expected) = (continued.state(), straight.state());
+    for (index, parameter) in straight.network().parameters().into_iter().enumerate() {
+        for (kind, found, expected) in [
+            ("first", &found.first_moments, &expected.first_moments),
+            ("second", &found.second_moments, &expected.second_moments),
+        ] {
+            let expected = to_f64(&expected[index]);
+            // What is left of a gradient that is zero but for rounding.
+            let tolerance = 3.0 * GRADIENT_TOLERANCE * largest(&expected) + 1e-9;
+            let what = format!("{kind} moment of {}", parameter.name());
+            assert_close(&what, &to_f64(&found[index]), &expected, tolerance);
+        }
+    }
+    let [a, b] = [&mut continued, &mut straight].map(|trainer| trainer.step_on(&inputs, rates(&case)).unwrap());
+    assert_close(
+        "loss of the fourth step",
+        &[a.losses.total],
+        &[b.losses.total],
+        LOSS_TOLERANCE,
+    );
 }

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use deepflow_model::checkpoint::{load_network, read_config, EMA_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE};
+use deepflow_model::convert::{convert, Options};
 use deepflow_model::training::{LossSettings, OptimizerSettings, Trainer};
 use deepflow_model::{Network, NetworkConfig};
 use dfdx::prelude::Cpu;
@@ -35,6 +36,35 @@ fn resuming_gives_the_bits_of_an_uninterrupted_run() {
             assert!(bits(&second) == bits(&straight));
         }
     }
+}
+
+/// To a torch file and back loses nothing: training goes on from there as if it had not stopped.
+#[test]
+fn taking_over_what_came_back_from_torch_gives_the_bits_of_an_uninterrupted_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, torch, back] = ["step-0000003", "run.pt", "back"].map(|name| directory.path().join(name));
+    let mut straight = trainer(6);
+    run(&mut straight, 0..3);
+    straight.save(&ours, &json!({ "consumed": 18 })).unwrap();
+    run(&mut straight, 3..6);
+    convert(&ours, &torch, &Options::default()).unwrap();
+    convert(&torch, &back, &Options::default()).unwrap();
+
+    let mut other = trainer(6);
+    other.take_over(&back).unwrap();
+    assert_eq!((other.step_count(), other.update_count()), (3, 3));
+    run(&mut other, 3..6);
+    assert!(bits(&other) == bits(&straight));
+
+    // Nothing changes unless everything fits, down to the last file.
+    let before = bits(&other);
+    std::fs::copy(back.join(MODEL_FILE), back.join(OPTIMIZER_FILE)).unwrap();
+    let error = other.take_over(&back).unwrap_err().to_string();
+    assert!(
+        error.contains("optimizer.safetensors: the weights have no tensor"),
+        "{error}"
+    );
+    assert!(bits(&other) == before && other.step_count() == 6);
 }
 
 #[test]

@@ -13,18 +13,19 @@ use crate::train::find_checkpoint;
 /// Convert weights between torch checkpoints and safetensors
 ///
 /// Reads the torch checkpoints of the DeepFlow authors' trainer, public SiT and DiT checkpoints, and safetensors with the
-/// same names; writes safetensors with the names of the reference, or (OUT ending in .pt) a torch file of ours. Nothing
-/// stored in a torch file is executed. A SiT's convention of time is folded into its weights, so that the same samplers work;
+/// same names; writes safetensors with the names of the reference, a checkpoint's folder (OUT without an ending) that training
+/// goes on from, or (OUT ending in .pt) a torch file of ours. Nothing stored in a torch file is executed. A SiT's convention of time is folded into its weights, so that the same samplers work;
 /// a DiT predicts noise, which no change of weights makes a velocity of: it is only a start for fine-tuning.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  deepflow inspect convert 0400000.pt deepflow-b.safetensors\n  \
+                        deepflow inspect convert 0400000.pt step-0400000\n  \
                         deepflow inspect convert SiT-XL-2-256x256.pt sit-xl.safetensors"
 )]
 pub struct ConvertArgs {
     /// Weights to read: .pt, .pth, .ckpt or .safetensors, a run (its newest checkpoint) or a checkpoint of a run
     input: PathBuf,
-    /// File to write: .safetensors or .pt
+    /// File to write, .safetensors or .pt, or the new folder of a checkpoint
     output: PathBuf,
     /// Which weights of a training checkpoint to take
     #[arg(long, value_enum, default_value_t = Set::Ema)]

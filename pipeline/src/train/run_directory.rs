@@ -184,7 +184,7 @@ impl RunDirectory {
 pub fn checkpoints(root: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
     let folder = root.join("checkpoints");
     let entries = match fs::read_dir(&folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => return Ok(Vec::new()),
         entries => entries.with_context(|| folder.display().to_string())?,
     };
     let mut found = Vec::new();

@@ -18,10 +18,11 @@ use super::run_directory::{find_checkpoint, RunDirectory};
 use super::session::Session;
 use super::settings::{loss_settings, optimizer_settings};
 use crate::cli::Stage;
-use crate::config::{long_help, Config, ConfigArgs};
+use crate::config::{long_help, Config, ConfigArgs, StartWith};
 use crate::device::DeviceArgs;
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
+use crate::memory::check_training;
 use crate::on_device;
 use crate::rank::Rank;
 
@@ -79,6 +80,7 @@ impl Stage for TrainArgs {
 /// row are not finite; [`crate::interrupt::Interrupted`] after saving.
 pub fn train(config: &Config, out: &Path, device: DeviceArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     let device = device.open(Rank::ALONE)?;
+    check_training(config, config.train.batch / config.train.accumulation, &device)?;
     on_device!(device, device => train_on(device, config, out, interrupt))
 }
 
@@ -86,12 +88,12 @@ fn train_on<D: Operators<f32>>(device: D, config: &Config, out: &Path, interrupt
     let dataset = data::open(config)?;
     let run = RunDirectory::open(out, config)?;
     let newest = run.latest()?;
-    let start = if newest.is_none() {
-        config.train.start_from.as_deref()
-    } else {
-        None
+    let start = config.train.start_from.as_deref().filter(|_| newest.is_none());
+    let (weights, everything) = match config.train.start_with {
+        StartWith::Weights => (start, None),
+        StartWith::Everything => (None, start),
     };
-    let network = start_network(device, config, start)?;
+    let network = start_network(device, config, weights)?;
     let mut trainer = Trainer::new(
         network,
         loss_settings(&config.loss, config.model.branches()),
@@ -110,7 +112,12 @@ fn train_on<D: Operators<f32>>(device: D, config: &Config, out: &Path, interrupt
             );
             place
         }
-        None => LoaderState::default(),
+        None => {
+            if let Some(other) = everything {
+                fine_tune::take_over(&mut trainer, &find_checkpoint(other)?, config.train.steps)?;
+            }
+            LoaderState::default()
+        }
     };
     let feed = Feed::start(Arc::clone(&dataset), config, Rank::ALONE, place)?;
     feed.record().keep(run.root())?;

@@ -17,6 +17,17 @@ pub enum Schedule {
     Cosine,
 }
 
+/// What a new run takes from `start_from`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartWith {
+    /// The trained weights: fine-tuning.
+    #[default]
+    Weights,
+    /// The averaged weights, the optimiser's moments and the number of steps too: that run goes on, on this one's data.
+    Everything,
+}
+
 /// `[train]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -68,8 +79,10 @@ pub struct TrainConfig {
     pub sample_count: usize,
     /// Steps with a loss or gradient that is not finite, in a row, that end the run.
     pub max_bad_steps: u64,
-    /// Checkpoint (its folder) that a new run takes its weights from: fine-tuning.
+    /// Run, checkpoint or weights that a new run starts from.
     pub start_from: Option<PathBuf>,
+    /// What it takes from there.
+    pub start_with: StartWith,
 }
 
 impl Default for TrainConfig {
@@ -99,6 +112,7 @@ impl Default for TrainConfig {
             sample_count: 16,
             max_bad_steps: 10,
             start_from: None,
+            start_with: StartWith::Weights,
         }
     }
 }
