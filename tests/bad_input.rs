@@ -236,6 +236,58 @@ fn a_start_that_came_to_nothing_may_be_mended() {
     let line = workshop.refused("train", "--data @latents --out @run --set train.start_from=nowhere", 1);
     assert!(line.contains("nowhere"), "{line}");
     workshop.done("train", "--data @latents --out @run --steps 7");
+
+    let sample = "--checkpoint @run --out @samples --per-class 2";
+    let line = workshop.refused("sample", &format!("{sample} --classes 0,3"), 2);
+    assert!(line.contains("--classes: 3, expected classes below 3"), "{line}");
+    // Begun, and ended before its first shard.
+    let line = workshop.refused("sample", &format!("{sample} --classes 0,2 --set model.width=32"), 1);
+    assert!(line.contains("tensor pos_embed"), "{line}");
+    workshop.done("sample", &format!("{sample} --classes 0,1"));
+    let line = workshop.refused("sample", &format!("{sample} --classes 0,2"), 1);
+    assert!(
+        line.contains("holds") || line.contains("when these shards were begun"),
+        "{line}"
+    );
+}
+
+/// Said before anything is made, instead of being ended by the system.
+#[test]
+fn a_network_that_no_memory_holds() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    let huge = "--set model.width=32768 --set model.depth=200 --set model.heads=256";
+    let line = workshop.refused("train", &format!("--data @latents --out @huge {huge}"), 1);
+    assert!(
+        line.starts_with("error: training needs ")
+            && line.contains(" GiB for weights, gradients, moments and averaged weights alone, this machine has "),
+        "{line}"
+    );
+    let line = workshop.refused("sample", &format!("--checkpoint @run --out @samples {huge}"), 1);
+    assert!(
+        line.starts_with("error: sampling needs ") && line.contains(" GiB for weights alone"),
+        "{line}"
+    );
+    assert!(!workshop.path("huge").exists() && !workshop.path("samples").exists());
+}
+
+#[test]
+fn a_range_of_shards_that_are_not_there() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    for (stage, arguments) in [
+        ("encode", "--pictures @t10k-images-idx3-ubyte --grey --out @out"),
+        ("sample", "--checkpoint @run --out @out"),
+        ("decode", "--shards @latents --out @out"),
+    ] {
+        let line = workshop.refused(stage, &format!("{arguments} --shard-range 3..9"), 2);
+        assert!(
+            line.contains("--shard-range 3..9: ") && line.contains(" has 4 shards, expected a range within them"),
+            "{line}"
+        );
+    }
 }
 
 /// Files may not grow beyond `kib`: every larger write fails as on a full disk.

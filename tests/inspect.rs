@@ -238,6 +238,8 @@ fn the_summary_is_a_table_by_part_with_operations_and_memory() {
         "a training step",
         "weights, gradients, moments, average",
         "activations at batch 32",
+        "training at batch 32",
+        "sampling by [sample]",
     ] {
         assert!(table.lines().any(|line| line.starts_with(part)), "{part} in\n{table}");
     }
@@ -246,6 +248,17 @@ fn the_summary_is_a_table_by_part_with_operations_and_memory() {
     let parts = summary["parts"].as_array().unwrap().iter();
     let sum: u64 = parts.map(|part| part[1].as_u64().unwrap()).sum();
     assert_eq!((sum, summary["parameters"].as_u64()), (681_559_344, Some(681_559_344)));
+}
+
+#[test]
+fn a_summary_of_no_sample_is_refused() {
+    let output = inspect(&["summary", "--batch", "0"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("invalid value '0' for '--batch"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

@@ -166,7 +166,7 @@ fn ranges_of_shards_add_up_and_one_that_was_there_is_not_made_again() {
         assert_same(&compared(&whole), &compared(&parts));
         let refused = range(format!("0..{}", stage.shards + 1)).output().unwrap();
         let line = stderr(&refused);
-        assert_eq!(refused.status.code(), Some(1), "{line}");
+        assert_eq!(refused.status.code(), Some(2), "{line}");
         assert!(line.contains("--shard-range") && line.contains("shards"), "{line}");
     }
 }

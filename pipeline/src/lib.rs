@@ -26,6 +26,7 @@ pub mod evaluate;
 pub mod files;
 pub mod inspect;
 pub mod interrupt;
+pub mod memory;
 pub mod metrics;
 pub mod progress;
 pub mod rank;

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use anyhow::bail;
-
 use crate::cli::UsageError;
 use crate::rank::{Rank, RankArgs, RankError};
 
@@ -51,14 +49,13 @@ impl Share {
     ///
     /// # Errors
     /// When the range reaches beyond the shards there are.
-    pub fn of(&self, shards: usize, whose: &str) -> anyhow::Result<Vec<usize>> {
+    pub fn of(&self, shards: usize, whose: &str) -> Result<Vec<usize>, UsageError> {
         let range = self.range.clone().unwrap_or(0..shards);
         if range.start > range.end || range.end > shards {
-            bail!(
+            return Err(UsageError(format!(
                 "--shard-range {}..{}: {whose} has {shards} shards, expected a range within them",
-                range.start,
-                range.end
-            );
+                range.start, range.end
+            )));
         }
         Ok(range.filter(|&shard| self.rank.owns(shard)).collect())
     }

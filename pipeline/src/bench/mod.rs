@@ -13,6 +13,7 @@ use crate::cli::{Stage, UsageError};
 use crate::config::{Config, ConfigArgs};
 use crate::device::{start_threads, DeviceArgs};
 use crate::interrupt::Interrupt;
+use crate::memory::check_training;
 use crate::on_device;
 use crate::rank::Rank;
 
@@ -95,12 +96,12 @@ impl BenchArgs {
     fn network(&self, config: &Config, interrupt: &Interrupt) -> anyhow::Result<Measurement> {
         let mut timer = Timer::new(self.steps as usize, interrupt);
         let batch = self.batch_or(NETWORK_BATCH);
+        let device = self.device.open(Rank::ALONE)?;
         let parameters = match self.what {
-            What::Forward => {
-                on_device!(self.device.open(Rank::ALONE)?, device => compute::forward(device, config, batch, &mut timer)?)
-            }
+            What::Forward => on_device!(device, device => compute::forward(device, config, batch, &mut timer)?),
             _ => {
-                on_device!(self.device.open(Rank::ALONE)?, device => compute::train(device, config, batch, &mut timer)?)
+                check_training(config, batch.div_ceil(config.train.accumulation), &device)?;
+                on_device!(device, device => compute::train(device, config, batch, &mut timer)?)
             }
         };
         Ok(Measurement {

@@ -3,20 +3,21 @@
 use std::io::Write;
 
 use clap::Args;
-use deepflow_model::{parameter_shapes, NetworkConfig};
+use deepflow_model::{parameter_shapes, sampling_memory, training_memory};
 use serde::Serialize;
 
 use crate::cli::Stage;
-use crate::config::ConfigArgs;
+use crate::config::{Config, ConfigArgs};
 use crate::interrupt::Interrupt;
+use crate::memory::{of_process, sampled_at_once, training_sizes};
 
 /// Parameters by part, FLOPs per image, and the memory training needs
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  deepflow inspect summary --config configs/deepflow-xl-2-3t.toml --batch 32")]
 pub struct SummaryArgs {
     /// Samples computed at once, for the memory [default: train.batch / train.accumulation]
-    #[arg(long, value_name = "N")]
-    batch: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -37,17 +38,24 @@ pub struct Summary {
     pub flops_training: f64,
     /// Samples computed at once.
     pub batch: usize,
+    /// Whether blocks are computed again in the backward pass (`train.checkpoint_blocks`).
+    pub checkpoint_blocks: bool,
     /// Bytes of weights, gradients, both moments and averaged weights.
     pub state_bytes: usize,
     /// Estimated bytes of what a forward pass keeps for the backward pass.
     pub activation_bytes: usize,
+    /// Estimated bytes of the whole program in training, at their peak: activations go while gradients come.
+    pub training_bytes: usize,
+    /// Estimated bytes of the whole program in sampling, by `sample.batch` and `sample.guidance`.
+    pub sampling_bytes: usize,
 }
 
 impl Stage for SummaryArgs {
     fn run(self, _interrupt: &Interrupt) -> anyhow::Result<()> {
         let config = self.config.load(&[])?;
-        let batch = self.batch.unwrap_or(config.train.batch / config.train.accumulation);
-        let summary = Summary::of(&config.model, batch)?;
+        let computed_at_once = config.train.batch / config.train.accumulation;
+        let batch = self.batch.map_or(computed_at_once, |batch| batch as usize);
+        let summary = Summary::of(&config, batch)?;
         let mut out = std::io::stdout().lock();
         if self.json {
             writeln!(out, "{}", serde_json::to_string(&summary)?)?;
@@ -87,11 +95,13 @@ impl Counted {
 }
 
 impl Summary {
-    /// Counts the network of `config`.
+    /// Counts the network of `config`, in training with `batch` samples at once.
     ///
     /// # Errors
     /// When the configuration breaks a rule.
-    pub fn of(config: &NetworkConfig, batch: usize) -> anyhow::Result<Self> {
+    pub fn of(whole: &Config, batch: usize) -> anyhow::Result<Self> {
+        let config = &whole.model;
+        let memory = training_memory(config, training_sizes(whole, batch))?;
         let counted: Vec<Counted> = parameter_shapes(config)?
             .into_iter()
             .map(|(name, shape)| Counted {
@@ -110,7 +120,8 @@ impl Summary {
         let parameters = parts.iter().map(|(_, numbers)| numbers).sum();
         let (tokens, inner) = (config.tokens(), config.branches() - 1);
         let attentions = config.depth + if config.vera.cross_attention { inner } else { 0 };
-        let attention = 4.0 * (attentions * tokens * tokens * config.width) as f64;
+        let attention = [attentions, tokens, tokens, config.width].map(|factor| factor as f64);
+        let attention = 4.0 * attention.iter().product::<f64>();
         let products = |kept: fn(&Counted) -> bool| {
             counted
                 .iter()
@@ -135,8 +146,11 @@ impl Summary {
             flops_forward: products(in_inference) + attention,
             flops_training: 3.0 * (products(in_training) + attention),
             batch,
-            state_bytes: 5 * 4 * parameters,
-            activation_bytes: 4 * batch * tokens * kept_per_token(config),
+            checkpoint_blocks: whole.train.checkpoint_blocks,
+            state_bytes: memory.state + memory.gradients,
+            activation_bytes: memory.activations,
+            training_bytes: of_process(memory.peak),
+            sampling_bytes: of_process(sampling_memory(config, sampled_at_once(whole))?),
         })
     }
 
@@ -158,31 +172,22 @@ impl Summary {
         )?;
         writeln!(out)?;
         let gigabytes = |bytes: usize| bytes as f64 / f64::from(1 << 30);
-        writeln!(
-            out,
-            "weights, gradients, moments, average {:>9.2} GiB",
-            gigabytes(self.state_bytes)
-        )?;
-        let activations = gigabytes(self.activation_bytes);
-        writeln!(
-            out,
-            "activations at batch {:<5} (estimate) {activations:>9.2} GiB",
-            self.batch
-        )
+        let at_batch = |what: &str| format!("{what} at batch {}", self.batch);
+        let activations = if self.checkpoint_blocks {
+            "block inputs kept"
+        } else {
+            "activations"
+        };
+        for (what, bytes) in [
+            ("weights, gradients, moments, average".to_owned(), self.state_bytes),
+            (at_batch(activations), self.activation_bytes),
+            (at_batch("training"), self.training_bytes),
+            ("sampling by [sample]".to_owned(), self.sampling_bytes),
+        ] {
+            writeln!(out, "{what:<38}{:>9.2} GiB", gigabytes(bytes))?;
+        }
+        Ok(())
     }
-}
-
-/// Numbers that the backward pass needs, per token: inputs of every product and of every nonlinearity.
-fn kept_per_token(config: &NetworkConfig) -> usize {
-    let (width, hidden) = (config.width, config.mlp_ratio * config.width);
-    let block = 10 * width + 2 * hidden;
-    let acceleration = if config.vera.acceleration {
-        8 * config.acceleration_width + 2 * width
-    } else {
-        0
-    };
-    let vera = acceleration + 14 * width;
-    config.depth * block + (config.branches() - 1) * vera
 }
 
 /// `681,559,344`
@@ -198,13 +203,23 @@ fn grouped(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use deepflow_model::NetworkConfig;
+
     use super::*;
+
+    fn summary(model: NetworkConfig, batch: usize) -> Summary {
+        let config = Config {
+            model,
+            ..Config::default()
+        };
+        Summary::of(&config, batch).unwrap()
+    }
 
     #[test]
     fn published_networks_have_their_published_size() {
         // Network spec §6.
         let base = NetworkConfig::default();
-        assert_eq!(Summary::of(&base, 1).unwrap().parameters, 166_201_392);
+        assert_eq!(summary(base.clone(), 1).parameters, 166_201_392);
         let extra_large = NetworkConfig {
             width: 1152,
             depth: 24,
@@ -212,7 +227,7 @@ mod tests {
             branch_ends: vec![8, 16],
             ..base
         };
-        assert_eq!(Summary::of(&extra_large, 1).unwrap().parameters, 681_559_344);
+        assert_eq!(summary(extra_large, 1).parameters, 681_559_344);
     }
 
     #[test]
@@ -225,13 +240,35 @@ mod tests {
             branch_ends: vec![],
             ..NetworkConfig::default()
         };
-        let summary = Summary::of(&sit, 1).unwrap();
+        let summary = summary(sit, 1);
         assert!(
             (summary.flops_forward / 2e9 - 118.64).abs() < 1.5,
             "{}",
             summary.flops_forward / 2e9
         );
         assert!(summary.flops_training >= 3.0 * summary.flops_forward);
+    }
+
+    /// How the estimates relate; that they are right is tested beside `training_memory`, against what is allocated.
+    #[test]
+    fn memory_follows_batch_and_settings() {
+        let of = |batch, change: &dyn Fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            Summary::of(&config, batch).unwrap()
+        };
+        let [one, four] = [1, 4].map(|batch| of(batch, &|_| {}));
+        assert_eq!(one.state_bytes, four.state_bytes);
+        // Weights, both moments and the average of all parameters, gradients of those that are trained.
+        assert_eq!(one.state_bytes, 20 * one.parameters - 4 * 256 * 768);
+        assert_eq!(4 * one.activation_bytes, four.activation_bytes);
+        assert!(four.training_bytes < of_process(four.state_bytes + four.activation_bytes));
+        let checkpointed = of(4, &|config| config.train.checkpoint_blocks = true);
+        assert!(checkpointed.activation_bytes < four.activation_bytes / 2);
+        let accumulated = of(4, &|config| config.train.accumulation = 2);
+        assert!(accumulated.training_bytes > four.training_bytes);
+        let guided = of(4, &|config| config.sample.guidance = 2.0);
+        assert!(guided.sampling_bytes > of(4, &|config| config.sample.guidance = 1.0).sampling_bytes);
     }
 
     #[test]

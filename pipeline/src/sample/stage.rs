@@ -21,6 +21,7 @@ use crate::config::{long_help, ConfigArgs};
 use crate::device::DeviceArgs;
 use crate::files::{refuse_foreign_shards, sha256, write_atomically};
 use crate::interrupt::{Interrupt, Interrupted};
+use crate::memory::check_sampling;
 use crate::on_device;
 use crate::progress::Progress;
 use crate::share::{Share, ShareArgs};
@@ -77,6 +78,7 @@ impl Stage for SampleArgs {
         let classes = self.classes.resolve(source.config.model.classes)?;
         let share = self.share.detect()?;
         let device = self.device.open(share.rank)?;
+        check_sampling(&source.config, &device)?;
         let job = Job::prepare(source, &self.out, classes, self.per_class, share)?;
         on_device!(device, device => job.run(device, interrupt))
     }
@@ -91,7 +93,8 @@ struct Job {
     classes: Vec<usize>,
     samples: u64,
     shards: usize,
-    share: Share,
+    /// The shards that fall to this process.
+    mine: Vec<usize>,
 }
 
 impl Job {
@@ -99,6 +102,10 @@ impl Job {
         let config = &source.config;
         let samples = classes.len() as u64 * per_class;
         let shard_samples = config.sample.shard_samples;
+        let shards = usize::try_from(samples.div_ceil(shard_samples as u64))?;
+        let settings = sampler_settings(config);
+        settings.validate(&config.model)?;
+        let mine = share.of(shards, &out.display().to_string())?;
         let mut codec = source.codec.clone();
         codec.dtype = if config.output.half { Dtype::F16 } else { Dtype::F32 };
         let generator = json!({
@@ -118,13 +125,13 @@ impl Job {
             },
         )?;
         Ok(Self {
-            settings: sampler_settings(config),
             out: out.to_owned(),
             writer,
+            settings,
             classes,
             samples,
-            shards: usize::try_from(samples.div_ceil(shard_samples as u64))?,
-            share,
+            shards,
+            mine,
             source,
         })
     }
@@ -133,14 +140,13 @@ impl Job {
         let config = &self.source.config;
         self.keep_companions()?;
         let network: Network<f32, D> = checkpoint::load_network(&self.source.weights, config.model.clone(), device)?;
-        self.settings.validate(&config.model)?;
-        let mine = self.share.of(self.shards, &self.out.display().to_string())?;
-        let total = mine
+        let total = self
+            .mine
             .iter()
             .map(|&shard| self.range(shard))
             .map(|range| range.end - range.start);
         let progress = Progress::start("sampling", "samples", 0, total.sum());
-        for &shard in &mine {
+        for &shard in &self.mine {
             let range = self.range(shard);
             if self.writer.is_complete(shard)? {
                 progress.advance(range.end - range.start);
@@ -149,17 +155,17 @@ impl Job {
             }
         }
         drop(progress);
-        self.finish(&mine)
+        self.finish()
     }
 
     /// Writes the index, unless other processes have shards to write yet; then the last of them writes it.
-    fn finish(&self, mine: &[usize]) -> anyhow::Result<()> {
+    fn finish(&self) -> anyhow::Result<()> {
         let out = self.out.display();
         match self.writer.finish(self.shards) {
             Ok(index) => println!("{out}: {} samples in {} shards", index.samples, index.shards.len()),
-            Err(ShardError::ShardMissing { .. }) if mine.len() < self.shards => println!(
+            Err(ShardError::ShardMissing { .. }) if self.mine.len() < self.shards => println!(
                 "{out}: {} of {} shards are this process's and done; others have shards to write yet",
-                mine.len(),
+                self.mine.len(),
                 self.shards
             ),
             Err(error) => return Err(error.into()),
