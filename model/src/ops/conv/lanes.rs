@@ -28,6 +28,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn min(self, other: Self) -> Self;
     /// `self · factor + addend`.
     unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self;
+    /// Asks for the cache line at an address, which need not exist, before it is read.
+    unsafe fn prefetch(from: *const f32);
     /// [`multiply_tiles`] compiled for these lanes, once for all its callers.
     unsafe fn multiply(product: &Product<'_>);
     /// `2^n`, where `n` is the integer in the low bits of the mantissa.
@@ -148,6 +150,9 @@ impl Lanes for Portable {
     unsafe fn splat(value: f32) -> Self {
         Self([value; 16])
     }
+    /// Nothing: there is no portable way to ask.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
     unsafe fn multiply(product: &Product<'_>) {
         // SAFETY: the caller's promise.
         unsafe { multiply_tiles::<Self>(product) }
@@ -217,6 +222,11 @@ mod x86 {
             // SAFETY: the caller's promise.
             Self(unsafe { _mm512_set1_ps(value) })
         }
+        #[inline(always)]
+        unsafe fn prefetch(from: *const f32) {
+            // SAFETY: a hint that touches nothing; the caller promises the instruction set.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
         #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")]
         unsafe fn multiply(product: &Product<'_>) {
             // SAFETY: the caller's promise.
@@ -263,6 +273,11 @@ mod x86 {
             // SAFETY: the caller's promise.
             let half = unsafe { _mm256_set1_ps(value) };
             Self(half, half)
+        }
+        #[inline(always)]
+        unsafe fn prefetch(from: *const f32) {
+            // SAFETY: a hint that touches nothing; the caller promises the instruction set.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
         #[target_feature(enable = "avx2,fma")]
         unsafe fn multiply(product: &Product<'_>) {

@@ -81,15 +81,24 @@ unsafe fn tile_of<L: Lanes, const COLUMNS: usize>(product: &Product<'_>, row: us
 }
 
 #[inline(always)]
-unsafe fn tile<L: Lanes, const ROWS: usize, const COLUMNS: usize>(product: &Product<'_>, row: usize, column: usize) {
+unsafe fn tile<L: Lanes, const ROWS: usize, const COLUMNS: usize>(product: &Product<'_>, first: usize, column: usize) {
     // SAFETY: the caller promises that rows and columns lie within the product.
     unsafe {
         let mut sums = [[L::splat(0.0); COLUMNS]; ROWS];
-        let a = product.a.add(row * LANES);
+        let a = product.a.add(first * LANES);
         let mut b = product.b.add(column * product.b_stride);
-        for &offset in product.offsets {
+        for (index, &offset) in product.offsets.iter().enumerate() {
+            // The processor's own prefetching follows neither a jump to the next block nor one to the next page; without a
+            // hint every block would begin with a wait for the third-level cache.
+            let next = a.wrapping_add(product.offsets[(index + 1).min(product.offsets.len() - 1)]);
             let a = a.add(offset);
             for step in 0..LANES {
+                if step < ROWS {
+                    L::prefetch(next.wrapping_add(step * LANES));
+                }
+                for block in 0..COLUMNS {
+                    L::prefetch(b.wrapping_add(block * product.b_stride + (LANES + step) * LANES));
+                }
                 let mut right = [L::splat(0.0); COLUMNS];
                 for (block, right) in right.iter_mut().enumerate() {
                     *right = L::load(b.add(block * product.b_stride + step * LANES));
@@ -103,15 +112,19 @@ unsafe fn tile<L: Lanes, const ROWS: usize, const COLUMNS: usize>(product: &Prod
             }
             b = b.add(LANES * LANES);
         }
-        for block in 0..COLUMNS {
-            let bias = match product.bias.is_null() {
-                true => L::splat(0.0),
-                false => L::load(product.bias.add((column + block) * LANES)),
-            };
-            let c = product.c.add((column + block) * product.c_stride + row * LANES);
-            for (row, sums) in sums.iter().enumerate() {
-                let c = c.add(row * LANES);
-                let mut sum = sums[block].add(bias);
+        let mut bias = [L::splat(0.0); COLUMNS];
+        if !product.bias.is_null() {
+            for (block, bias) in bias.iter_mut().enumerate() {
+                *bias = L::load(product.bias.add((column + block) * LANES));
+            }
+        }
+        // Row by row, as they were summed: indexed in any other order the sums would live in memory, not in registers.
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (block, sum) in sums.into_iter().enumerate() {
+                let c = product
+                    .c
+                    .add((column + block) * product.c_stride + (first + row) * LANES);
+                let mut sum = sum.add(bias[block]);
                 if product.accumulate {
                     sum = sum.add(L::load(c));
                 }
