@@ -3,9 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
 
 /// Values in a cache line, and channels in a block of a [`FeatureMap`](super::FeatureMap).
 pub(super) const LANES: usize = 16;
+
+/// Lines that a task clears: half a megabyte.
+const LINES_PER_TASK: usize = 8192;
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -19,6 +23,18 @@ impl AlignedBuffer {
     /// Zeros; `len` is rounded up to whole lines.
     pub(super) fn zeros(len: usize) -> Self {
         Self(vec![Line::zeroed(); len.div_ceil(LANES)])
+    }
+
+    /// The same, cleared by all threads: the maps of a large picture are too long for one of them while the others wait.
+    pub(super) fn zeros_in_parallel(len: usize) -> Self {
+        let lines = 0..len.div_ceil(LANES);
+        Self(
+            lines
+                .into_par_iter()
+                .with_min_len(LINES_PER_TASK)
+                .map(|_| Line::zeroed())
+                .collect(),
+        )
     }
 
     pub(super) fn values(&self) -> &[f32] {

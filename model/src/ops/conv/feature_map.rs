@@ -27,7 +27,7 @@ impl FeatureMap {
             channels,
             height,
             width,
-            data: AlignedBuffer::zeros(len),
+            data: AlignedBuffer::zeros_in_parallel(len),
         }
     }
 
