@@ -8,8 +8,11 @@ use super::{Colour, Pixels};
 /// Fractional bits of a weight: 32 less 8 for the pixel and 2 for sums beyond one.
 const PRECISION: u32 = 22;
 
-/// Rows that are narrowed together, so that one tap of all of them is a few whole vectors.
-const ROWS: usize = 8;
+/// Added before the fractional bits are cut off, so that this rounds.
+const HALF: i32 = 1 << (PRECISION - 1);
+
+/// Rows that are narrowed together, and values of a row that are shortened together: sums that fill whole vectors.
+const LANES: usize = 16;
 
 /// How neighbours are weighted.
 #[derive(Clone, Copy, Debug)]
@@ -97,37 +100,48 @@ impl pulp::NullaryFnOnce for Resample<'_> {
     #[inline(always)]
     fn call(self) -> Vec<u8> {
         match self.pixels.colour() {
-            Colour::Grey => resample::<1, ROWS>(self.pixels, self.columns, self.rows),
-            Colour::Rgb => resample::<3, { 3 * ROWS }>(self.pixels, self.columns, self.rows),
+            Colour::Grey => resample::<1>(self.pixels, self.columns, self.rows),
+            Colour::Rgb => resample::<3>(self.pixels, self.columns, self.rows),
         }
     }
 }
 
-/// `LANES` are the values of the pixels of [`ROWS`] rows that lie abreast.
 #[inline(always)]
-fn resample<const CHANNELS: usize, const LANES: usize>(pixels: &Pixels, columns: &[Tap], rows: &[Tap]) -> Vec<u8> {
-    let first = rows.iter().map(|tap| tap.start).min().unwrap_or(0);
-    let last = rows.iter().map(|tap| tap.start + tap.weights.len()).max().unwrap_or(0);
+fn resample<const CHANNELS: usize>(pixels: &Pixels, columns: &[Tap], rows: &[Tap]) -> Vec<u8> {
+    let (first_row, last_row) = source_range(rows);
+    let (first_column, last_column) = source_range(columns);
     let stride = columns.len() * CHANNELS;
-    let mut narrowed = vec![0; (last - first) * stride];
-    let mut abreast = vec![[0; LANES]; pixels.width()];
-    for (group, targets) in narrowed.chunks_mut(ROWS * stride).enumerate() {
+    let mut narrowed = vec![0; (last_row - first_row) * stride];
+    // Values of a row, and of a narrowed row, with those of the rows below beside them.
+    let mut abreast = vec![[0; LANES]; (last_column - first_column) * CHANNELS];
+    let mut results = vec![[0; LANES]; stride];
+    for (group, targets) in narrowed.chunks_mut(LANES * stride).enumerate() {
         for row in 0..targets.len() / stride {
-            let source = pixels.row(first + group * ROWS + row);
-            for (pixel, lanes) in source.chunks_exact(CHANNELS).zip(&mut abreast) {
-                for (lane, &value) in lanes[row * CHANNELS..][..CHANNELS].iter_mut().zip(pixel) {
-                    *lane = i32::from(value);
-                }
+            let source = pixels.row(first_row + group * LANES + row);
+            let source = &source[first_column * CHANNELS..last_column * CHANNELS];
+            for (lanes, &value) in abreast.iter_mut().zip(source) {
+                lanes[row] = value;
             }
         }
-        combine_columns::<CHANNELS, LANES>(&abreast, columns, targets);
+        combine_columns::<CHANNELS>(&abreast, first_column, columns, &mut results);
+        for (row, target) in targets.chunks_exact_mut(stride).enumerate() {
+            for (byte, lanes) in target.iter_mut().zip(&results) {
+                *byte = lanes[row];
+            }
+        }
     }
     let mut data = vec![0; rows.len() * stride];
-    let mut sums = vec![0; stride];
     for (tap, target) in rows.iter().zip(data.chunks_exact_mut(stride)) {
-        combine_rows(&narrowed[(tap.start - first) * stride..], tap, &mut sums, target);
+        combine_rows(&narrowed[(tap.start - first_row) * stride..], tap, target);
     }
     data
+}
+
+/// The first source pixel that any tap reads, and the one behind the last.
+fn source_range(taps: &[Tap]) -> (usize, usize) {
+    let first = taps.iter().map(|tap| tap.start).min().unwrap_or(0);
+    let last = taps.iter().map(|tap| tap.start + tap.weights.len()).max().unwrap_or(0);
+    (first, last)
 }
 
 fn taps(source: usize, part: Part, filter: Filter) -> Vec<Tap> {
@@ -168,42 +182,58 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// One output column after the other of the rows that lie abreast in `pixels`. All lanes are summed, also those of rows that
-/// `targets` does not have, so that they fill whole vectors.
+/// One output column after the other of the rows that lie abreast in `pixels`, whose first column is `first`. All lanes are
+/// summed, also those of rows that there are not, so that they fill whole vectors.
 #[inline(always)]
-fn combine_columns<const CHANNELS: usize, const LANES: usize>(
-    pixels: &[[i32; LANES]],
+fn combine_columns<const CHANNELS: usize>(
+    pixels: &[[u8; LANES]],
+    first: usize,
     taps: &[Tap],
-    targets: &mut [u8],
+    results: &mut [[u8; LANES]],
 ) {
-    let stride = taps.len() * CHANNELS;
-    for (column, tap) in taps.iter().enumerate() {
-        let mut sums = [1 << (PRECISION - 1); LANES];
-        for (lanes, &weight) in pixels[tap.start..tap.start + tap.weights.len()]
-            .iter()
-            .zip(&tap.weights)
-        {
-            for (sum, lane) in sums.iter_mut().zip(lanes) {
-                *sum += lane * weight;
+    for (tap, results) in taps.iter().zip(results.chunks_exact_mut(CHANNELS)) {
+        let sources = pixels[(tap.start - first) * CHANNELS..].chunks_exact(CHANNELS);
+        let mut sums = [[HALF; LANES]; CHANNELS];
+        for (source, &weight) in sources.zip(&tap.weights) {
+            for (sums, lanes) in sums.iter_mut().zip(source) {
+                add_weighted(sums, lanes, weight);
             }
         }
-        let bytes = sums.map(to_byte);
-        for (target, pixel) in targets.chunks_exact_mut(stride).zip(bytes.chunks_exact(CHANNELS)) {
-            target[column * CHANNELS..(column + 1) * CHANNELS].copy_from_slice(pixel);
+        for (result, sums) in results.iter_mut().zip(sums) {
+            *result = sums.map(to_byte);
         }
     }
 }
 
+/// One output row of the rows that begin with those the tap reads.
 #[inline(always)]
-fn combine_rows(rows: &[u8], tap: &Tap, sums: &mut [i32], target: &mut [u8]) {
-    sums.fill(1 << (PRECISION - 1));
-    for (row, &weight) in rows.chunks_exact(target.len()).zip(&tap.weights) {
-        for (sum, &value) in sums.iter_mut().zip(row) {
-            *sum += i32::from(value) * weight;
+fn combine_rows(rows: &[u8], tap: &Tap, target: &mut [u8]) {
+    let stride = target.len();
+    let (chunks, rest) = target.as_chunks_mut::<LANES>();
+    let rest_start = chunks.len() * LANES;
+    for (index, chunk) in chunks.iter_mut().enumerate() {
+        let mut sums = [HALF; LANES];
+        for (row, &weight) in rows.chunks_exact(stride).zip(&tap.weights) {
+            if let Some(values) = row[index * LANES..].first_chunk::<LANES>() {
+                add_weighted(&mut sums, values, weight);
+            }
         }
+        *chunk = sums.map(to_byte);
     }
-    for (byte, &sum) in target.iter_mut().zip(&*sums) {
-        *byte = to_byte(sum);
+    for (offset, byte) in rest.iter_mut().enumerate() {
+        let column = rows.iter().skip(rest_start + offset).step_by(stride);
+        let sum: i32 = column
+            .zip(&tap.weights)
+            .map(|(&value, &weight)| i32::from(value) * weight)
+            .sum();
+        *byte = to_byte(HALF + sum);
+    }
+}
+
+#[inline(always)]
+fn add_weighted(sums: &mut [i32; LANES], values: &[u8; LANES], weight: i32) {
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        *sum += i32::from(value) * weight;
     }
 }
 
