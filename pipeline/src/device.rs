@@ -11,9 +11,33 @@ pub struct DeviceArgs {
     /// Where tensors live: cpu, cuda, cuda:N, or auto (cuda where there is one)
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, help_heading = "Machine")]
     pub device: DeviceChoice,
+    /// How many threads compute.
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+}
+
+/// The flag of every stage that computes.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct ThreadArgs {
     /// Threads that compute; changes speed, never results [default: one per core]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
+}
+
+impl ThreadArgs {
+    /// Makes rayon's pool as large as asked.
+    ///
+    /// # Errors
+    /// [`UsageError`] for 0.
+    pub fn start(self) -> Result<(), UsageError> {
+        let Some(threads) = self.threads else { return Ok(()) };
+        if threads == 0 {
+            return Err(UsageError("--threads is 0, expected at least 1".to_owned()));
+        }
+        // Fails only when a pool runs already (`demo` runs several stages): then the first size stays.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        Ok(())
+    }
 }
 
 impl DeviceArgs {
@@ -23,7 +47,7 @@ impl DeviceArgs {
     /// [`UsageError`] when the number of threads is 0, or this binary or this machine does not have the device asked for;
     /// [`DeviceError`] when it is there and cannot be opened.
     pub fn open(self, rank: Rank) -> anyhow::Result<AnyDevice> {
-        start_threads(self.threads)?;
+        self.threads.start()?;
         let selected = self.device.for_rank(rank.rank).select().map_err(|error| match error {
             DeviceError::CannotOpen { .. } => anyhow::Error::from(error),
             not_there => UsageError(format!("--device {not_there}")).into(),
@@ -35,20 +59,6 @@ impl DeviceArgs {
         }
         Ok(selected.device)
     }
-}
-
-/// Makes rayon's pool as large as asked.
-///
-/// # Errors
-/// [`UsageError`] for 0.
-pub fn start_threads(threads: Option<usize>) -> Result<(), UsageError> {
-    let Some(threads) = threads else { return Ok(()) };
-    if threads == 0 {
-        return Err(UsageError("--threads is 0, expected at least 1".to_owned()));
-    }
-    // Fails only when a pool runs already (`demo` runs several stages): then the first size stays.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    Ok(())
 }
 
 /// Runs an expression with the opened device, whichever type it has.

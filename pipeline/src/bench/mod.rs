@@ -11,7 +11,7 @@ use deepflow_model::device::DeviceChoice;
 
 use crate::cli::{Stage, UsageError};
 use crate::config::{Config, ConfigArgs};
-use crate::device::{start_threads, DeviceArgs};
+use crate::device::DeviceArgs;
 use crate::interrupt::Interrupt;
 use crate::memory::check_training;
 use crate::on_device;
@@ -117,7 +117,7 @@ impl BenchArgs {
             let only = format!("--device {device}: codecs run on the cpu");
             return Err(UsageError(only).into());
         }
-        start_threads(self.device.threads)?;
+        self.device.threads.start()?;
         let stage = match self.what {
             What::Encode => codec::encode_stage,
             _ => codec::decode_stage,

@@ -10,6 +10,7 @@ use super::{decode, DecodeOptions};
 use crate::cli::Stage;
 use crate::codecs;
 use crate::config::{long_help, Config, ConfigArgs};
+use crate::device::ThreadArgs;
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::share::ShareArgs;
@@ -43,6 +44,8 @@ pub struct DecodeArgs {
     #[arg(long)]
     small: bool,
     #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
     share: ShareArgs,
     /// Print a JSON line of what was done to stdout
     #[arg(long)]
@@ -53,6 +56,7 @@ pub struct DecodeArgs {
 
 impl Stage for DecodeArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        self.threads.start()?;
         let config = self.config.load(&[])?;
         let index = Index::load(&self.shards)?;
         let weights = self.weights.as_deref().or(config.codec.weights.as_deref());

@@ -44,7 +44,7 @@ impl Work<'_> {
         time: &mut TimeSplit,
     ) -> anyhow::Result<usize> {
         let (latents, to_decode) = bounded::<anyhow::Result<Batch>>(BATCHES_AHEAD);
-        let writers = thread::available_parallelism().map_or(1, usize::from);
+        let writers = rayon::current_num_threads();
         let (decoded, to_write) = bounded::<(Pixels, PathBuf)>(writers * 4);
         thread::scope(|scope| {
             let reader = scope.spawn(|| self.read(latents, progress, interrupt));

@@ -13,6 +13,7 @@ use deepflow_preprocess::sources::SourceOptions;
 use super::{dry_run, encode, CodecChoice, EncodeOptions, PcaSource, SKIPPED_FILE};
 use crate::cli::{Stage, UsageError};
 use crate::config::{long_help, CodecConfig, CodecKind, Config, ConfigArgs};
+use crate::device::ThreadArgs;
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::progress::duration;
@@ -74,9 +75,8 @@ pub struct EncodeArgs {
     /// Keep the cropped picture beside its moments, as a PNG
     #[arg(long, help_heading = "Pictures")]
     keep_pictures: bool,
-    /// Threads that read and crop [default: one a core]
-    #[arg(long, value_name = "N", value_parser = at_least_one())]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: ThreadArgs,
     #[command(flatten)]
     share: ShareArgs,
     /// Print a JSON line of what was done to stdout
@@ -96,6 +96,7 @@ enum FitArg {
 
 impl Stage for EncodeArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        self.threads.start()?;
         let config = self.config.load(&[])?;
         let (json, dry, out) = (self.json, self.dry_run, self.out.clone());
         let options = self.options(&config)?;
@@ -165,7 +166,7 @@ impl EncodeArgs {
             mirror: config.output.mirror,
             keep_pictures: self.keep_pictures,
             batch: config.codec.batch,
-            threads: self.threads,
+            threads: self.threads.threads,
             share: self.share.detect()?,
         })
     }

@@ -225,8 +225,5 @@ fn plan(options: &EncodeOptions, sources: &Sources, codec: &dyn Codec) -> Datase
 
 /// Threads that read and crop.
 fn threads(options: &EncodeOptions) -> usize {
-    options
-        .threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-        .max(1)
+    options.threads.unwrap_or_else(rayon::current_num_threads).max(1)
 }

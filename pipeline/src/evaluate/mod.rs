@@ -19,6 +19,7 @@ pub use pictures::PictureSet;
 pub use report::{Report, SetReport};
 
 use crate::cli::{Stage, UsageError};
+use crate::device::ThreadArgs;
 use crate::interrupt::Interrupt;
 use clap::{Args, Subcommand, ValueEnum};
 use deepflow_model::inception::ResizeMode;
@@ -72,6 +73,8 @@ pub struct EvaluateArgs {
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    threads: ThreadArgs,
 }
 
 #[derive(Subcommand, Debug)]
@@ -104,6 +107,7 @@ impl Stage for EvaluateArgs {
         if let Some(EvaluateCommand::FitFeatures(args)) = self.command {
             return args.run(interrupt);
         }
+        self.threads.start()?;
         let (Some(generated), Some(reference), Some(weights)) = (self.generated, self.reference, self.weights) else {
             return Err(UsageError("expected a generated set, --reference and --weights".to_owned()).into());
         };

@@ -2,6 +2,7 @@
 
 use super::latents::LatentSet;
 use super::network::{Classifier, ClassifierFacts};
+use crate::device::ThreadArgs;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use anyhow::ensure;
@@ -39,6 +40,8 @@ pub struct FitArgs {
     /// Seed of the initial weights, the order and the held-out tenth
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    threads: ThreadArgs,
 }
 
 impl FitArgs {
@@ -48,6 +51,7 @@ impl FitArgs {
     /// The shards are unreadable or without classes; the user interrupts.
     #[allow(clippy::print_stdout)]
     pub fn run(&self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        self.threads.start()?;
         let set = LatentSet::read(&self.data, self.samples, interrupt)?;
         let count = set.classes.iter().max().map_or(0, |&largest| largest + 1);
         ensure!(count > 1, "{}: {count} class, expected at least 2", self.data.display());
