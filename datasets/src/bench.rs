@@ -225,13 +225,19 @@ fn copy_batches(
     order: &crate::Permutation,
     batches: impl Iterator<Item = usize>,
 ) -> Result<u64> {
-    let (mut buffer, mut copied) = (Vec::new(), 0);
+    let (mut buffer, mut read, mut copied) = (Vec::new(), Vec::new(), 0);
     for batch in batches {
         buffer.clear();
         for row in 0..config.batch_size {
             let position = (batch * config.batch_size + row) as u64 % dataset.len();
             let (shard, index) = dataset.locate(order.get(position));
-            buffer.extend_from_slice(dataset.mapped(shard)?.sample(index).required(MOMENTS)?.bytes);
+            buffer.extend_from_slice(
+                dataset
+                    .at_random(shard)?
+                    .sample(index, &mut read)?
+                    .required(MOMENTS)?
+                    .bytes,
+            );
             copied += 1;
         }
         std::hint::black_box(&mut buffer);
@@ -258,7 +264,7 @@ pub fn measure_scaling(
         }
         .write(&folder)?;
         let dataset = Arc::new(Dataset::open(&folder, OpenOptions::default())?);
-        // Every shard is mapped once before time is taken.
+        // Every shard is opened once before time is taken.
         let warm_up = (samples as usize / config.batch_size).max(1);
         let never = AtomicBool::new(false);
         Ok((samples, measure_loader(&dataset, config, warm_up, batches, &never)?))

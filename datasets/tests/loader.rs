@@ -6,7 +6,7 @@ mod common;
 use common::{open, write};
 use deepflow_datasets::random::{Purpose, Stream};
 use deepflow_datasets::{
-    order, Batch, Compression, Dataset, LastBatch, Loader, LoaderConfig, LoaderState, Posterior, Shuffle,
+    order, Batch, Compression, Dataset, LastBatch, Loader, LoaderConfig, LoaderState, OpenOptions, Posterior, Shuffle,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -69,6 +69,44 @@ fn an_epoch_is_the_order_function_over_the_data_set() {
             consumed: SAMPLES
         }
     );
+}
+
+/// Data sets too large to stay mapped are read sample by sample; with nothing allowed to be resident, so is a small one.
+#[cfg(unix)]
+#[test]
+fn reading_at_positions_gives_what_mapping_gives_and_notices_a_shard_that_is_cut_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &SHARDS, Compression::None);
+    let options = OpenOptions {
+        table_cache: None,
+        resident_bytes: 0,
+        ..OpenOptions::default()
+    };
+    let positioned = Arc::new(Dataset::open(folder.path(), options).unwrap());
+    let config = LoaderConfig {
+        flip: true,
+        features: true,
+        posterior: Posterior::Sample,
+        epochs: Some(2),
+        ..config()
+    };
+    let mapped = batches(&open(folder.path()), &config, LoaderState::default());
+    let read = batches(&positioned, &config, LoaderState::default());
+    assert_eq!(rows(&read), rows(&mapped));
+    for (read, mapped) in read.iter().zip(&mapped) {
+        assert_eq!(*read.latents, *mapped.latents);
+        assert_eq!((&read.classes, &read.features), (&mapped.classes, &mapped.features));
+    }
+
+    let shard = folder.path().join("latents-000003.tar");
+    let file = std::fs::OpenOptions::new().write(true).open(&shard).unwrap();
+    file.set_len(600).unwrap();
+    let error = Loader::new(positioned, &config, LoaderState::default())
+        .unwrap()
+        .find_map(Result::err)
+        .unwrap()
+        .to_string();
+    assert!(error.contains("latents-000003.tar"), "{error}");
 }
 
 #[test]

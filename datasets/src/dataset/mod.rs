@@ -1,6 +1,7 @@
 //! A data set: the shards of a folder, opened for reading.
 
 mod bytes;
+mod positioned;
 mod residency;
 mod shard;
 mod tables;
@@ -15,6 +16,7 @@ use crate::{
     INDEX_FILE, LATENT, MOMENTS,
 };
 use bytes::ShardBytes;
+use positioned::{can_hold_open, PositionedFile};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,9 @@ use std::time::{Duration, SystemTime};
 /// How long after a shard its index may seem older because of the clock's coarseness.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
+/// Data sets up to this size stay mapped.
+const MAPPED_BYTES: u64 = 1 << 30;
+
 /// How a data set is opened.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -33,8 +38,9 @@ pub struct OpenOptions {
     /// Where offset tables of shards without one are kept when their folder cannot be written to. Default:
     /// `deepflow/offsets` in the user's cache folder.
     pub table_cache: Option<PathBuf>,
-    /// The most bytes of mapped shards that count as this process's memory; beyond it the pages go back to the system's
-    /// cache. Default: 4 GiB.
+    /// The most bytes of mapped shards that count as this process's memory. Plain shards that are larger together, or
+    /// larger than a gigabyte, are read sample by sample; where the system does not let so many files be open, they are
+    /// mapped, and pages beyond these bytes go back to the system's cache. Default: 4 GiB.
     pub resident_bytes: u64,
     /// Whether shards that are read whole (compressed or remote) are checked against the index's SHA-256. Default: yes.
     pub verify: bool,
@@ -56,10 +62,12 @@ impl Default for OpenOptions {
 
 struct ShardEntry {
     name: String,
+    /// As a file.
+    bytes: u64,
     samples: u64,
     compressed: bool,
     record: Option<ShardRecord>,
-    mapped: OnceLock<Arc<LoadedShard>>,
+    opened: OnceLock<Arc<LoadedShard>>,
 }
 
 /// The shards of a folder and what is known of them. Opening reads the index, not the shards.
@@ -72,6 +80,8 @@ pub struct Dataset {
     ends: Vec<u64>,
     latent_shape: [usize; 3],
     residency: Residency,
+    /// Whether samples of plain shards are read at their position instead of mapped.
+    positioned: bool,
 }
 
 impl Dataset {
@@ -130,7 +140,10 @@ impl Dataset {
             ends.push(ends[ends.len() - 1] + shard.samples);
         }
         let residency = Residency::new(options.resident_bytes);
+        let bytes: u64 = shards.iter().map(|shard| shard.bytes).sum();
+        let positioned = bytes > MAPPED_BYTES.min(options.resident_bytes) && can_hold_open(shards.len());
         Self {
+            positioned,
             folder,
             options,
             index,
@@ -189,10 +202,10 @@ impl Dataset {
         &self.shards[shard].name
     }
 
-    /// The plain shards that were mapped so far.
+    /// The plain shards that were opened so far.
     #[cfg(test)]
     pub(crate) fn opened_shards(&self) -> usize {
-        self.shards.iter().filter(|shard| shard.mapped.get().is_some()).count()
+        self.shards.iter().filter(|shard| shard.opened.get().is_some()).count()
     }
 
     pub(crate) fn residency(&self) -> &Residency {
@@ -205,11 +218,11 @@ impl Dataset {
         (shard, (sample - self.ends[shard]) as usize)
     }
 
-    /// A plain shard, mapped. The first use maps it and reads its offset table.
-    pub(crate) fn mapped(&self, shard: usize) -> Result<&Arc<LoadedShard>> {
+    /// A plain shard, ready to be read at random. The first use opens it and reads its offset table.
+    pub(crate) fn at_random(&self, shard: usize) -> Result<&Arc<LoadedShard>> {
         let entry = &self.shards[shard];
-        if let Some(mapped) = entry.mapped.get() {
-            return Ok(mapped);
+        if let Some(opened) = entry.opened.get() {
+            return Ok(opened);
         }
         let Some(folder) = self.folder.path() else {
             let reason = "remote shards are read whole".to_owned();
@@ -222,8 +235,13 @@ impl Dataset {
         let bytes = ShardBytes::map(&path)?;
         let table = tables::of_mapped_shard(&path, &bytes, entry.record.as_ref(), &self.options)?;
         self.check_samples(entry, table.len())?;
-        let loaded = Arc::new(LoadedShard::new(entry.name.clone(), bytes, table));
-        Ok(entry.mapped.get_or_init(|| loaded))
+        let name = entry.name.clone();
+        let loaded = if self.positioned {
+            LoadedShard::positioned(name, PositionedFile::open(&path)?, table)
+        } else {
+            LoadedShard::new(name, bytes, table)
+        };
+        Ok(entry.opened.get_or_init(|| Arc::new(loaded)))
     }
 
     /// A shard of any kind, read whole, verified, decompressed. Fetching gives up soon after `stop` is set.
@@ -266,10 +284,11 @@ impl Dataset {
 fn indexed_shards(index: &Index) -> Vec<ShardEntry> {
     let entry = |record: &ShardRecord| ShardEntry {
         name: record.name.clone(),
+        bytes: record.bytes,
         samples: record.samples,
         compressed: record.compressed,
         record: Some(record.clone()),
-        mapped: OnceLock::new(),
+        opened: OnceLock::new(),
     };
     index.shards.iter().map(entry).collect()
 }
@@ -379,10 +398,11 @@ fn foreign_shards(folder: &Path, options: &OpenOptions) -> Result<Vec<ShardEntry
             let (samples, compressed) = tables::count_samples(&path, options)?;
             Ok(ShardEntry {
                 name,
+                bytes: fs::metadata(&path).map_err(Error::io(&path, "inspect"))?.len(),
                 samples,
                 compressed,
                 record: None,
-                mapped: OnceLock::new(),
+                opened: OnceLock::new(),
             })
         })
         .collect()

@@ -1,22 +1,39 @@
 //! A shard that is ready to be read at random: its bytes and its offset table.
 
 use super::bytes::ShardBytes;
+use super::positioned::PositionedFile;
 use crate::sample::{array_error, invalid_class, parse_class, CLASS};
 use crate::{ArrayHeader, Error, NpyError, OffsetTable, Place, Result};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) struct LoadedShard {
     name: String,
-    bytes: ShardBytes,
+    content: Content,
     table: OffsetTable,
     touched: AtomicBool,
 }
 
+enum Content {
+    /// All of it can be looked at.
+    Whole(ShardBytes),
+    /// Every sample is read when it is wanted.
+    Positioned(PositionedFile),
+}
+
 impl LoadedShard {
     pub(crate) fn new(name: String, bytes: ShardBytes, table: OffsetTable) -> Self {
+        Self::with_content(name, Content::Whole(bytes), table)
+    }
+
+    pub(crate) fn positioned(name: String, file: PositionedFile, table: OffsetTable) -> Self {
+        Self::with_content(name, Content::Positioned(file), table)
+    }
+
+    fn with_content(name: String, content: Content, table: OffsetTable) -> Self {
         Self {
             name,
-            bytes,
+            content,
             table,
             touched: AtomicBool::new(false),
         }
@@ -27,7 +44,7 @@ impl LoadedShard {
     }
 
     pub(crate) fn is_mapped(&self) -> bool {
-        matches!(self.bytes, ShardBytes::Mapped(_))
+        matches!(self.content, Content::Whole(ShardBytes::Mapped(_)))
     }
 
     /// True the first time after the shard's pages were released.
@@ -37,12 +54,36 @@ impl LoadedShard {
 
     pub(crate) fn release_pages(&self) {
         self.touched.store(false, Ordering::Relaxed);
-        self.bytes.release_pages();
+        if let Content::Whole(bytes) = &self.content {
+            bytes.release_pages();
+        }
     }
 
-    /// The sample at a place of the shard.
-    pub(crate) fn sample(&self, index: usize) -> SampleRef<'_> {
-        SampleRef { shard: self, index }
+    /// The sample at a place of the shard. `buffer` holds its bytes where they have to be read.
+    pub(crate) fn sample<'a>(&'a self, index: usize, buffer: &'a mut Vec<u8>) -> Result<SampleRef<'a>> {
+        let (bytes, base) = match &self.content {
+            Content::Whole(bytes) => (&**bytes, 0),
+            Content::Positioned(file) => {
+                let range = self.range(index);
+                file.read(&range, buffer)?;
+                (buffer.as_slice(), range.start)
+            }
+        };
+        let shard = self;
+        Ok(SampleRef {
+            shard,
+            index,
+            bytes,
+            base,
+        })
+    }
+
+    /// From the beginning of the sample's first content to the end of its last.
+    fn range(&self, index: usize) -> Range<u64> {
+        let members = || self.table.members(index);
+        let start = members().map(|member| member.offset).min().unwrap_or(0);
+        let end = members().map(|member| member.offset + u64::from(member.size)).max();
+        start..end.unwrap_or(start)
     }
 }
 
@@ -51,6 +92,9 @@ impl LoadedShard {
 pub(crate) struct SampleRef<'a> {
     shard: &'a LoadedShard,
     index: usize,
+    /// The shard from `base` on, at least to the sample's end unless the shard is truncated.
+    bytes: &'a [u8],
+    base: u64,
 }
 
 /// The content of a member and where it is.
@@ -92,8 +136,8 @@ impl<'a> SampleRef<'a> {
         let Some(span) = self.shard.table.member(self.index, extension) else {
             return Ok(None);
         };
-        let start = span.offset as usize;
-        match self.shard.bytes.get(start..start + span.size as usize) {
+        let start = (span.offset - self.base) as usize;
+        match self.bytes.get(start..start + span.size as usize) {
             Some(bytes) => Ok(Some(MemberRef {
                 extension,
                 bytes,
@@ -101,7 +145,7 @@ impl<'a> SampleRef<'a> {
             })),
             None => Err(Error::TruncatedShard {
                 place: self.place(span.offset),
-                found: (self.shard.bytes.len() as u64).saturating_sub(span.offset),
+                found: (self.base + self.bytes.len() as u64).saturating_sub(span.offset),
                 expected: u64::from(span.size),
             }),
         }

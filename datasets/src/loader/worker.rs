@@ -31,18 +31,27 @@ pub(super) struct Shared {
     pub(super) return_buffers: Sender<Vec<Line>>,
 }
 
+/// What a reader thread has for itself.
+struct Reader {
+    decoder: Decoder,
+    /// The bytes of a sample, where they have to be read.
+    buffer: Vec<u8>,
+}
+
 /// The work of a reader thread: until the loader is dropped.
-pub(super) fn run(shared: &Shared, mut decoder: Decoder, jobs: &Receiver<Job>) {
+pub(super) fn run(shared: &Shared, decoder: Decoder, jobs: &Receiver<Job>) {
+    let buffer = Vec::new();
+    let mut reader = Reader { decoder, buffer };
     for Job { plan, blocks, result } in jobs {
         if shared.stop.load(Ordering::Relaxed) {
             continue;
         }
         // Nobody awaits the batch any more if the loader was dropped meanwhile.
-        let _ = result.send(make_batch(shared, &mut decoder, &plan, &blocks));
+        let _ = result.send(make_batch(shared, &mut reader, &plan, &blocks));
     }
 }
 
-fn make_batch(shared: &Shared, decoder: &mut Decoder, plan: &BatchPlan, blocks: &[Arc<Block>]) -> Result<Batch> {
+fn make_batch(shared: &Shared, reader: &mut Reader, plan: &BatchPlan, blocks: &[Arc<Block>]) -> Result<Batch> {
     let rows = (plan.positions.end - plan.positions.start) as usize;
     let latent_length = shared.latent_shape.iter().product::<usize>();
     let lines = shared.empty_buffers.try_recv().unwrap_or_default();
@@ -69,7 +78,7 @@ fn make_batch(shared: &Shared, decoder: &mut Decoder, plan: &BatchPlan, blocks: 
         }
         let row = batch.len();
         let latent = row * latent_length..(row + 1) * latent_length;
-        match add_row(shared, decoder, plan, blocks, position, &mut batch, latent) {
+        match add_row(shared, reader, plan, blocks, position, &mut batch, latent) {
             Ok(()) => batch.real += usize::from(position < plan.samples),
             Err(error) if shared.on_error == OnError::Skip && error.is_about_a_sample() => {
                 batch.skipped += 1;
@@ -91,7 +100,7 @@ fn make_batch(shared: &Shared, decoder: &mut Decoder, plan: &BatchPlan, blocks: 
 
 fn add_row(
     shared: &Shared,
-    decoder: &mut Decoder,
+    Reader { decoder, buffer }: &mut Reader,
     plan: &BatchPlan,
     blocks: &[Arc<Block>],
     position: u64,
@@ -99,7 +108,7 @@ fn add_row(
     latent: std::ops::Range<usize>,
 ) -> Result<()> {
     let (shard, index) = find(shared, plan, blocks, position)?;
-    let sample = shard.sample(index);
+    let sample = shard.sample(index, buffer)?;
     if shard.is_mapped() {
         shared.dataset.residency().touch(&shard, sample.bytes());
     }
@@ -129,7 +138,7 @@ fn find(shared: &Shared, plan: &BatchPlan, blocks: &[Arc<Block>], position: u64)
                 .as_ref()
                 .map_or(position, |permutation| permutation.get(position));
             let (shard, index) = shared.dataset.locate(sample);
-            Ok((Arc::clone(shared.dataset.mapped(shard)?), index))
+            Ok((Arc::clone(shared.dataset.at_random(shard)?), index))
         }
         EpochOrder::Blocks(order) => {
             let (place, index) = order.locate(position);
