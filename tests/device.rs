@@ -49,3 +49,20 @@ fn auto_falls_back_to_the_processor() {
     let lines = said.lines().filter(|line| line.contains("running on the cpu")).count();
     assert_eq!(lines, usize::from(cfg!(feature = "cuda")), "{said}");
 }
+
+#[test]
+fn mixed_precision_needs_a_gpu() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    let train = "--data @latents --out @run --steps 2 --device cpu";
+    let line = workshop.refused("train", &format!("{train} --set train.precision=mixed"), 2);
+    assert!(
+        line.starts_with("error: `train.precision` is mixed, which needs a GPU"),
+        "{line}"
+    );
+    assert!(!workshop.path("run").exists());
+    workshop.done("train", train);
+    let sample = "--checkpoint @run --out @samples --device cpu --set sample.precision=mixed";
+    let line = workshop.refused("sample", sample, 2);
+    assert!(line.starts_with("error: `sample.precision` is mixed"), "{line}");
+}

@@ -7,6 +7,8 @@ use dfdx::tensor::Cpu;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::ModelError;
+
 /// What was asked for: `cpu`, `cuda`, `cuda:N` or `auto`.
 ///
 /// ```
@@ -102,6 +104,36 @@ pub enum AnyDevice {
     /// A CUDA device.
     #[cfg(feature = "cuda")]
     Cuda(dfdx::tensor::Cuda),
+}
+
+impl AnyDevice {
+    /// `cpu` or `cuda:N`.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] when the GPU does not answer.
+    pub fn name(&self) -> Result<String, ModelError> {
+        match self {
+            Self::Cpu(_) => Ok(DeviceChoice::Cpu.to_string()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => {
+                let ordinal = crate::ops::cuda::ordinal(device).map_err(ModelError::device)?;
+                Ok(DeviceChoice::Cuda(ordinal).to_string())
+            }
+        }
+    }
+
+    /// Whether a GPU may round the factors of products of f32 matrices to TF32; a processor never does.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] when the GPU does not answer.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn allow_tensor_float_32(&self, allowed: bool) -> Result<(), ModelError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => crate::ops::cuda::set_tensor_float_32(device, allowed).map_err(ModelError::device),
+        }
+    }
 }
 
 /// The device a [`DeviceChoice`] led to.

@@ -89,6 +89,20 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         })
     }
 
+    /// A network whose parameters have names and shapes and no values yet.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn outline(config: NetworkConfig, device: D) -> Result<Self, ModelError> {
+        config.validate()?;
+        refuse_wide_heads(&config, D::WIDEST_HEAD)?;
+        let parts = Parts::new(&config, &Builder::outline(&device)).map_err(ModelError::device)?;
+        Ok(Self {
+            config,
+            device,
+            parts,
+            checkpoint_blocks: false,
+        })
+    }
+
     /// The configuration it was made from.
     pub fn config(&self) -> &NetworkConfig {
         &self.config
@@ -103,6 +117,12 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     /// gradients are the same, memory falls, a step costs about a third more.
     pub fn set_checkpoint_blocks(&mut self, on: bool) {
         self.checkpoint_blocks = on;
+    }
+
+    /// Whether blocks are computed again in the backward pass.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn checkpoint_blocks(&self) -> bool {
+        self.checkpoint_blocks
     }
 
     /// All parameters with their checkpoint names, in a fixed order.

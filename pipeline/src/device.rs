@@ -3,6 +3,7 @@
 use deepflow_model::device::{AnyDevice, DeviceChoice, DeviceError};
 
 use crate::cli::UsageError;
+use crate::config::Precision;
 use crate::rank::Rank;
 
 /// The flags of every stage that computes with tensors.
@@ -48,7 +49,8 @@ impl DeviceArgs {
     /// [`DeviceError`] when it is there and cannot be opened.
     pub fn open(self, rank: Rank) -> anyhow::Result<AnyDevice> {
         self.threads.start()?;
-        let selected = self.device.for_rank(rank.rank).select().map_err(|error| match error {
+        let choice = self.device.for_rank(rank.on_this_machine()?);
+        let selected = choice.select().map_err(|error| match error {
             DeviceError::CannotOpen { .. } => anyhow::Error::from(error),
             not_there => UsageError(format!("--device {not_there}")).into(),
         })?;
@@ -61,6 +63,18 @@ impl DeviceArgs {
     }
 }
 
+/// Refuses a precision that the device does not compute in; `key` is where it was asked for.
+///
+/// # Errors
+/// [`UsageError`] for mixed precision on the processor.
+pub fn check_precision(device: &AnyDevice, precision: Precision, key: &str) -> Result<(), UsageError> {
+    match (device, precision) {
+        (AnyDevice::Cpu(_), Precision::Mixed) => Err(UsageError(format!(
+            "`{key}` is mixed, which needs a GPU (--device cuda); on the cpu it is f32"
+        ))),
+        _ => Ok(()),
+    }
+}
 /// Runs an expression with the opened device, whichever type it has.
 #[macro_export]
 macro_rules! on_device {
@@ -69,6 +83,29 @@ macro_rules! on_device {
             deepflow_model::device::AnyDevice::Cpu($device) => $body,
             #[cfg(feature = "cuda")]
             deepflow_model::device::AnyDevice::Cuda($device) => $body,
+        }
+    };
+}
+
+/// Runs an expression with the opened device and, as the type `E`, what networks on it hold in the precision asked for.
+#[macro_export]
+macro_rules! on_device_in {
+    ($any:expr, $precision:expr, $E:ident, $device:ident => $body:expr) => {
+        match ($any, $precision) {
+            (deepflow_model::device::AnyDevice::Cpu($device), _) => {
+                type $E = f32;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            (deepflow_model::device::AnyDevice::Cuda($device), $crate::config::Precision::F32) => {
+                type $E = f32;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            (deepflow_model::device::AnyDevice::Cuda($device), $crate::config::Precision::Mixed) => {
+                type $E = deepflow_model::ops::cuda::f16;
+                $body
+            }
         }
     };
 }

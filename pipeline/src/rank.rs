@@ -18,6 +18,9 @@ const LAUNCHERS: [(&str, &str); 3] = [
     ("SLURM_PROCID", "SLURM_NTASKS"),
 ];
 
+/// The variables launchers set to the number of a process among those of its machine.
+const LOCAL_RANKS: [&str; 3] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"];
+
 /// `--rank R --world N`, for machines that share the work without a launcher.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct RankArgs {
@@ -57,17 +60,11 @@ impl RankArgs {
     /// # Errors
     /// When the numbers do not make a rank.
     pub fn detect(self) -> Result<Rank, RankError> {
-        self.detect_in(|variable| env::var(variable).ok())
+        self.detect_in(of_environment)
     }
 
     fn detect_in(self, variable: impl Fn(&'static str) -> Option<String>) -> Result<Rank, RankError> {
-        let number = |name: &'static str| match variable(name) {
-            None => Ok(None),
-            Some(found) => match found.parse::<usize>() {
-                Ok(number) => Ok(Some(number)),
-                Err(_) => Err(RankError::NotANumber { variable: name, found }),
-            },
-        };
+        let number = |name| number(name, &variable);
         let mut share = Rank { rank: 0, world: 1 };
         if let (Some(rank), Some(world)) = (self.rank, self.world) {
             share = Rank { rank, world };
@@ -89,9 +86,44 @@ impl RankArgs {
     }
 }
 
+fn of_environment(variable: &'static str) -> Option<String> {
+    env::var(variable).ok()
+}
+
+fn number(name: &'static str, variable: impl Fn(&'static str) -> Option<String>) -> Result<Option<usize>, RankError> {
+    match variable(name) {
+        None => Ok(None),
+        Some(found) => match found.parse::<usize>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(RankError::NotANumber { variable: name, found }),
+        },
+    }
+}
+
 impl Rank {
     /// The whole work in one process.
     pub const ALONE: Self = Self { rank: 0, world: 1 };
+
+    /// The number of this process among those of its machine, which decides on its GPU: what the launcher says, else the
+    /// rank itself.
+    ///
+    /// # Errors
+    /// When a launcher's variable holds something else than a number.
+    pub fn on_this_machine(self) -> Result<usize, RankError> {
+        self.on_this_machine_in(of_environment)
+    }
+
+    fn on_this_machine_in(self, variable: impl Fn(&'static str) -> Option<String>) -> Result<usize, RankError> {
+        if self.world == 1 {
+            return Ok(0);
+        }
+        for name in LOCAL_RANKS {
+            if let Some(local) = number(name, &variable)? {
+                return Ok(local);
+            }
+        }
+        Ok(self.rank)
+    }
 
     /// Whether this process does item `index`: items go round the ranks in turn.
     #[must_use]
@@ -134,6 +166,20 @@ mod tests {
         );
         assert!(matches!(
             with(&[("RANK", "x"), ("WORLD_SIZE", "4")]),
+            Err(RankError::NotANumber { .. })
+        ));
+    }
+
+    #[test]
+    fn a_process_takes_the_gpu_of_its_place_on_its_machine() {
+        let rank = Rank { rank: 9, world: 16 };
+        assert_eq!(rank.on_this_machine_in(|_| None), Ok(9));
+        let slurm = |name| (name == "SLURM_LOCALID").then(|| "1".to_owned());
+        assert_eq!(rank.on_this_machine_in(slurm), Ok(1));
+        assert_eq!(Rank::ALONE.on_this_machine_in(slurm), Ok(0));
+        let torchrun = |name| (name == "LOCAL_RANK").then(|| "one".to_owned());
+        assert!(matches!(
+            rank.on_this_machine_in(torchrun),
             Err(RankError::NotANumber { .. })
         ));
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::STATE_FILE;
 use crate::config::NetworkConfig;
+use crate::training::LossScale;
 
 const FORMAT: u32 = 1;
 
@@ -43,6 +44,9 @@ pub(crate) struct State {
     pub(crate) step: u64,
     pub(crate) updates: u64,
     pub(crate) seed: u64,
+    /// Of mixed precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loss_scale: Option<LossScale>,
     pub(crate) model: NetworkConfig,
     pub(crate) data: serde_json::Value,
 }
@@ -54,6 +58,7 @@ impl State {
             step,
             updates,
             seed,
+            loss_scale: None,
             model,
             data,
         }

@@ -15,7 +15,7 @@ use dfdx::prelude::Dtype;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use self::tensors::{named, Below};
+use self::tensors::{Below, ReadPart};
 use crate::config::NetworkConfig;
 use crate::convert::import::config_of;
 use crate::convert::{ConvertError, SafetensorsFile};
@@ -26,6 +26,7 @@ use crate::training::{OptimizerSettings, StepRates, Trainer};
 use crate::weights::fill;
 
 pub(crate) use self::folder::{write_whole, FolderError, State};
+pub(crate) use self::tensors::Part;
 
 /// The trained weights.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -134,28 +135,19 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
     /// # Errors
     /// What the system says, with the file. Nothing is left under `folder` then, and other checkpoints are untouched.
     pub fn save(&self, folder: &Path, data: &serde_json::Value) -> Result<(), CheckpointError> {
-        write_whole(folder, |partial| self.write_files(partial, data))
-    }
-
-    fn write_files(&self, partial: &Path, data: &serde_json::Value) -> Result<(), CheckpointError> {
-        let (network, state) = (self.network(), self.state());
-        let metadata = crate::convert::import::metadata(network.config(), Some(self.step_count()));
-        let weights = network.parameters().into_iter().map(|parameter| &parameter.values);
-        tensors::write(&partial.join(MODEL_FILE), &metadata, named(network, "", weights))?;
-        tensors::write(&partial.join(EMA_FILE), &metadata, named(network, "", &state.ema))?;
-        let mut moments = named(network, FIRST_MOMENT, &state.first_moments);
-        moments.extend(named(network, SECOND_MOMENT, &state.second_moments));
-        let mut with_optimizer = metadata;
-        self.adamw_record().add_to(&mut with_optimizer);
-        tensors::write(&partial.join(OPTIMIZER_FILE), &with_optimizer, moments)?;
-        let state = State::new(
-            self.step_count(),
-            self.update_count(),
-            self.seed(),
-            network.config().clone(),
-            data.clone(),
-        );
-        Ok(state.write(partial)?)
+        let (network, optimizer) = (self.network(), self.state());
+        let weights: Vec<_> = network.parameters().iter().map(|p| p.values.clone()).collect();
+        let (step, updates, seed) = (self.step_count(), self.update_count(), self.seed());
+        let state = State::new(step, updates, seed, network.config().clone(), data.clone());
+        write(folder, &state, self.adamw_record(), network, &|part, index| {
+            let values = match part {
+                Part::Weights => &weights,
+                Part::Average => &optimizer.ema,
+                Part::FirstMoment => &optimizer.first_moments,
+                Part::SecondMoment => &optimizer.second_moments,
+            };
+            Ok(tensors::bytes(&values[index]))
+        })
     }
 
     /// Takes everything from a checkpoint that [`save`](Self::save) wrote, and returns its `data`. Nothing changes
@@ -211,9 +203,41 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             .and_then(|()| fill(of_first, &taken[2], moments.first_moments.iter_mut()))
             .and_then(|()| fill(of_second, &taken[3], moments.second_moments.iter_mut()));
         filled.map_err(CheckpointError::in_file(folder))?;
-        self.go_on_after(state.step, state.updates, AdamWRecord::of(&optimizer));
+        self.go_on_after(&state, AdamWRecord::of(&optimizer));
         Ok(())
     }
+}
+
+/// Writes the checkpoint of a network that stands at `state`, whole or not at all.
+pub(crate) fn write<E: Dtype, D: Operators<E>>(
+    folder: &Path,
+    state: &State,
+    optimizer: AdamWRecord,
+    network: &Network<E, D>,
+    read: ReadPart<'_>,
+) -> Result<(), CheckpointError> {
+    write_whole(folder, |partial| {
+        let metadata = crate::convert::import::metadata(network.config(), Some(state.step));
+        let mut with_optimizer = metadata.clone();
+        optimizer.add_to(&mut with_optimizer);
+        let moments = [(FIRST_MOMENT, Part::FirstMoment), (SECOND_MOMENT, Part::SecondMoment)];
+        tensors::write(
+            &partial.join(MODEL_FILE),
+            &metadata,
+            network,
+            &[("", Part::Weights)],
+            read,
+        )?;
+        tensors::write(
+            &partial.join(EMA_FILE),
+            &metadata,
+            network,
+            &[("", Part::Average)],
+            read,
+        )?;
+        tensors::write(&partial.join(OPTIMIZER_FILE), &with_optimizer, network, &moments, read)?;
+        Ok(state.write(partial)?)
+    })
 }
 
 /// The configuration that a weights file carries in its metadata; `None` where it carries none. `heads` are 0 in files

@@ -38,54 +38,50 @@ impl WeightSource for Below<'_> {
     }
 }
 
-/// The numbers of one tensor, still on the device.
-pub(super) struct NamedTensor<E: Dtype, D: Operators<E>> {
-    name: String,
-    shape: Vec<usize>,
-    values: Vector<E, D>,
+/// One of the numbers that a checkpoint holds of every value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Weights,
+    Average,
+    FirstMoment,
+    SecondMoment,
 }
 
-/// `values`, one for every parameter of the network, under the parameters' names behind `prefix`.
-pub(super) fn named<'a, E: Dtype, D: Operators<E>>(
-    network: &Network<E, D>,
-    prefix: &str,
-    values: impl IntoIterator<Item = &'a Vector<E, D>>,
-) -> Vec<NamedTensor<E, D>> {
-    let parameters = network.parameters().into_iter().zip(values);
-    parameters
-        .map(|(parameter, values)| NamedTensor {
-            name: format!("{prefix}{}", parameter.name()),
-            shape: parameter.shape().to_vec(),
-            values: values.clone(),
-        })
-        .collect()
-}
+/// Gives the bytes of a part's numbers of the parameter with this number.
+pub(crate) type ReadPart<'a> = &'a dyn Fn(Part, usize) -> Result<Vec<u8>, ConvertError>;
 
-/// Writes tensors one at a time, so that a checkpoint never has to fit in memory twice.
+/// Writes `parts` of all parameters under the parameters' names behind a prefix for each part. One tensor is read at a
+/// time, so that a checkpoint never has to fit in memory twice.
 pub(super) fn write<E: Dtype, D: Operators<E>>(
     path: &Path,
     metadata: &BTreeMap<String, String>,
-    tensors: Vec<NamedTensor<E, D>>,
+    network: &Network<E, D>,
+    parts: &[(&str, Part)],
+    read: ReadPart<'_>,
 ) -> Result<(), ConvertError> {
     let file_type = file_type::<E>();
-    let by_name: BTreeMap<String, NamedTensor<E, D>> = tensors
-        .into_iter()
-        .map(|tensor| (tensor.name.clone(), tensor))
-        .collect();
-    let shapes = by_name
+    let parameters = network.parameters();
+    let mut tensors = BTreeMap::new();
+    for &(prefix, part) in parts {
+        for (index, parameter) in parameters.iter().enumerate() {
+            tensors.insert(format!("{prefix}{}", parameter.name()), (part, index));
+        }
+    }
+    let shape = |index: usize| parameters[index].shape().to_vec();
+    let shapes = tensors
         .iter()
-        .map(|(name, tensor)| (name.clone(), (file_type, tensor.shape.clone())))
-        .collect();
-    write_safetensors(path, metadata, &shapes, |name| {
-        let tensor = &by_name[name];
+        .map(|(name, &(_, index))| (name.clone(), (file_type, shape(index))));
+    write_safetensors(path, metadata, &shapes.collect(), |name| {
+        let (part, index) = tensors[name];
         Ok(TensorData {
             dtype: file_type,
-            shape: tensor.shape.clone(),
-            bytes: bytes(&tensor.values),
+            shape: shape(index),
+            bytes: read(part, index)?,
         })
     })
 }
 
+/// What the numbers of a network are written as; working copies in half precision have masters in f32.
 fn file_type<E: Dtype>() -> FileType {
     if size_of::<E>() == 8 {
         FileType::F64
@@ -94,7 +90,8 @@ fn file_type<E: Dtype>() -> FileType {
     }
 }
 
-fn bytes<E: Dtype, D: Operators<E>>(values: &Vector<E, D>) -> Vec<u8> {
+/// The bytes of the numbers of one tensor, from its device.
+pub(super) fn bytes<E: Dtype, D: Operators<E>>(values: &Vector<E, D>) -> Vec<u8> {
     let mut host = vec![E::default(); values.shape().0];
     values.copy_into(&mut host);
     match file_type::<E>() {

@@ -106,18 +106,8 @@ impl Batch {
         step: u64,
         device: &D,
     ) -> Result<TrainingInputs<E, D>, D::Err> {
+        let (times, labels) = self.draw_times_and_labels(part.clone(), config, settings, seed, step);
         let places = &self.places[part.clone()];
-        let gap_sign = gap_sign(seed, step);
-        let mut times = vec![Vec::with_capacity(part.len()); config.branches()];
-        for place in places {
-            let drawn = sample_times(settings, gap_sign, config.branches(), seed, *place);
-            times.iter_mut().zip(drawn).for_each(|(list, time)| list.push(time));
-        }
-        let labels = self.labels[part.clone()]
-            .iter()
-            .zip(places)
-            .map(|(&label, place)| dropped_label(label, config, seed, *place))
-            .collect();
         let values = config.latent_values();
         let mut noise = vec![0f32; part.len() * values];
         for (noise, place) in noise.chunks_exact_mut(values).zip(places) {
@@ -130,6 +120,30 @@ impl Batch {
             &features[part.start * per_sample..part.end * per_sample]
         });
         TrainingInputs::new(config, settings.path, latents, &noise, times, labels, features, device)
+    }
+
+    /// The part of [`draw`](Self::draw) that is always done on the host: times of every branch, labels after dropout.
+    pub(super) fn draw_times_and_labels(
+        &self,
+        part: Range<usize>,
+        config: &NetworkConfig,
+        settings: &LossSettings,
+        seed: u64,
+        step: u64,
+    ) -> (Vec<Vec<f64>>, Vec<usize>) {
+        let places = &self.places[part.clone()];
+        let gap_sign = gap_sign(seed, step);
+        let mut times = vec![Vec::with_capacity(part.len()); config.branches()];
+        for place in places {
+            let drawn = sample_times(settings, gap_sign, config.branches(), seed, *place);
+            times.iter_mut().zip(drawn).for_each(|(list, time)| list.push(time));
+        }
+        let labels = self.labels[part]
+            .iter()
+            .zip(places)
+            .map(|(&label, place)| dropped_label(label, config, seed, *place))
+            .collect();
+        (times, labels)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the optimiser remembers between steps.
 
 use dfdx::prelude::{Dtype, HasShape};
+use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
 use crate::network::Network;
@@ -15,6 +16,15 @@ pub struct OptimizerState<E: Dtype, D: Operators<E>> {
     pub second_moments: Vec<Vector<E, D>>,
     /// Exponential moving average of the weights.
     pub ema: Vec<Vector<E, D>>,
+}
+
+/// Where the loss scale of mixed precision stands.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    /// What the next loss is multiplied by.
+    pub scale: f32,
+    /// Updates since it last changed.
+    pub steps_since_growth: u32,
 }
 
 impl<E: Dtype, D: Operators<E>> OptimizerState<E, D> {

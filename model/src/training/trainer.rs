@@ -3,17 +3,17 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use dfdx::prelude::{Backward, Dtype, Gradients, OwnedTape, PutTape, Rank0, SplitTape, Storage, Trace};
+use dfdx::prelude::{Backward, Dtype, Gradients, PutTape};
 
+use super::gradients::{keep_parameters, receives_gradient, tape_with};
 use super::inputs::{Batch, TrainingInputs};
 use super::losses::{batch_losses, LossValues};
 use super::settings::{LossSettings, OptimizerSettings, StepRates};
-use super::state::OptimizerState;
-use crate::checkpoint::AdamWRecord;
+use super::state::{LossScale, OptimizerState};
+use crate::checkpoint::{AdamWRecord, State};
 use crate::error::ModelError;
 use crate::network::Network;
-use crate::ops::{AdamWStep, Operators, ParameterState, Scalar};
-use crate::parameters::Parameter;
+use crate::ops::{AdamWStep, Operators, ParameterState};
 
 /// Added to the norm before the clipping factor is computed, as torch does.
 const CLIP_EPSILON: f64 = 1e-6;
@@ -21,16 +21,20 @@ const CLIP_EPSILON: f64 = 1e-6;
 /// A network in training: weights, moments, moving average and the number of steps.
 #[derive(Debug)]
 pub struct Trainer<E: Dtype, D: Operators<E>> {
-    network: Network<E, D>,
-    state: OptimizerState<E, D>,
-    loss: LossSettings,
-    optimizer: OptimizerSettings,
-    micro_batch: usize,
-    seed: u64,
-    step: u64,
-    updates: u64,
+    pub(super) network: Network<E, D>,
+    pub(super) state: OptimizerState<E, D>,
+    pub(super) loss: LossSettings,
+    pub(super) optimizer: OptimizerSettings,
+    pub(super) micro_batch: usize,
+    pub(super) seed: u64,
+    pub(super) step: u64,
+    pub(super) updates: u64,
     /// Of the last step.
-    learning_rate: f64,
+    pub(super) learning_rate: f64,
+    /// Of a checkpoint of mixed precision, for whom it concerns.
+    pub(super) loss_scale: Option<LossScale>,
+    /// Reports that [`Training`](super::Training) has not told yet.
+    pub(super) untold: Vec<StepReport>,
 }
 
 /// Whether a step changed the weights.
@@ -40,6 +44,9 @@ pub enum StepOutcome {
     Updated,
     /// The loss or the gradient was not finite; everything is as before.
     Skipped,
+    /// The gradient, multiplied by the loss scale, was too large for half precision; everything is as before but the
+    /// scale, which is halved. Mixed precision finds its scale that way.
+    Overflowed,
 }
 
 /// Where the time of a step went.
@@ -64,6 +71,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Whether the weights changed.
     pub outcome: StepOutcome,
+    /// What the loss was multiplied by, in mixed precision.
+    pub loss_scale: Option<f32>,
     /// Where the time went.
     pub times: StepTimes,
 }
@@ -92,6 +101,8 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             step: 0,
             updates: 0,
             learning_rate: StepRates::default().learning_rate,
+            loss_scale: None,
+            untold: Vec::new(),
         })
     }
 
@@ -120,9 +131,10 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
     }
 
     /// Counts on from a checkpoint.
-    pub(crate) fn go_on_after(&mut self, step: u64, updates: u64, optimizer: Option<AdamWRecord>) {
-        self.step = step;
-        self.updates = updates;
+    pub(crate) fn go_on_after(&mut self, state: &State, optimizer: Option<AdamWRecord>) {
+        self.step = state.step;
+        self.updates = state.updates;
+        self.loss_scale = state.loss_scale;
         if let Some(AdamWRecord { learning_rate, .. }) = optimizer {
             self.learning_rate = learning_rate;
         }
@@ -160,17 +172,7 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
     /// is not finite is no error but [`StepOutcome::Skipped`].
     pub fn step(&mut self, batch: &Batch, rates: StepRates) -> Result<StepReport, ModelError> {
         batch.check(self.network.config())?;
-        if batch.is_empty() {
-            return Err(ModelError::Input {
-                what: "batch",
-                found: "no sample".into(),
-                expected: "at least one".into(),
-            });
-        }
-        let parts = (0..batch.len())
-            .step_by(self.micro_batch)
-            .map(|start| start..batch.len().min(start + self.micro_batch))
-            .collect();
+        let parts = parts_of(batch, self.micro_batch)?;
         self.advance(parts, batch.features.is_some(), rates, |trainer, part| {
             let (config, device) = (trainer.network.config(), trainer.network.device());
             batch
@@ -220,6 +222,7 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             } else {
                 StepOutcome::Skipped
             },
+            loss_scale: None,
             times,
         })
     }
@@ -239,7 +242,7 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             let started = Instant::now();
             let share = part.len() as f64 / samples as f64;
             let inputs = draw(self, part)?;
-            let mut tape = self.tape_with(gradients).map_err(ModelError::device)?;
+            let mut tape = tape_with(self.network.device(), gradients).map_err(ModelError::device)?;
             let terms = batch_losses(&self.network, &mut tape, &inputs, &self.loss, share)?;
             losses.add_part(&terms.values(), share);
             times.forward += started.elapsed();
@@ -247,31 +250,11 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
             let started = Instant::now();
             gradients = terms.total.put_tape(tape).try_backward().map_err(ModelError::device)?;
             if index < last {
-                gradients = self.keep_parameters(gradients).map_err(ModelError::device)?;
+                gradients = keep_parameters(&self.network, gradients).map_err(ModelError::device)?;
             }
             times.backward += started.elapsed();
         }
         Ok((losses, gradients))
-    }
-
-    /// An empty tape that adds to `gradients`.
-    fn tape_with(&self, gradients: Gradients<E, D>) -> Result<OwnedTape<E, D>, D::Err> {
-        let carrier: Scalar<E, D> = self.network.device().try_zeros::<Rank0>()?;
-        Ok(carrier.traced(gradients).split_tape().1)
-    }
-
-    /// Drops the gradients of everything but the parameters. One after the other, so that they are never there twice.
-    fn keep_parameters(&self, mut gradients: Gradients<E, D>) -> Result<Gradients<E, D>, D::Err> {
-        let mut kept = Gradients::leaky();
-        for parameter in self.network.parameters() {
-            if parameter.is_trained() {
-                let values = &parameter.values;
-                let nothing = Storage::<E>::try_alloc_len(self.network.device(), 1)?;
-                let gradient = std::mem::replace(gradients.get_or_alloc_mut(values)?, nothing);
-                *kept.get_or_alloc_mut(values)? = gradient;
-            }
-        }
-        Ok(kept)
     }
 
     fn gradient_norm(&self, gradients: &mut Gradients<E, D>, aligned: bool) -> Result<f64, D::Err> {
@@ -323,14 +306,17 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
     }
 }
 
-/// Whether the loss, with these settings, reaches the parameter.
-fn receives_gradient<E: Dtype, D: Operators<E>>(
-    parameter: &Parameter<E, D>,
-    loss: &LossSettings,
-    aligned: bool,
-) -> bool {
-    let name = parameter.name();
-    parameter.is_trained()
-        && (loss.acceleration > 0.0 || !name.starts_with("final_acc_layer."))
-        && ((loss.alignment > 0.0 && aligned) || !name.starts_with("projectors."))
+/// The parts in which a batch is computed, of at most `micro_batch` samples.
+pub(super) fn parts_of(batch: &Batch, micro_batch: usize) -> Result<Vec<Range<usize>>, ModelError> {
+    if batch.is_empty() {
+        return Err(ModelError::Input {
+            what: "batch",
+            found: "no sample".into(),
+            expected: "at least one".into(),
+        });
+    }
+    Ok((0..batch.len())
+        .step_by(micro_batch)
+        .map(|start| start..batch.len().min(start + micro_batch))
+        .collect())
 }

@@ -1,11 +1,10 @@
 //! A CUDA device for the tests: the card where `DEEPFLOW_CUDA_TESTS=card` asks for it, else the host emulation.
 //!
-//! The emulation is two libraries made here with the machine's C++ compiler (model/src/ops/cuda/host): a driver that
-//! runs our kernel files on fibers, and a cuBLAS. Loaded under the names of the real ones, they are what the binary's
-//! trampolines find.
+//! The emulation is two libraries that scripts/emulated-gpu makes with the machine's C++ compiler
+//! (model/src/ops/cuda/host): a driver that runs our kernel files on fibers, and a cuBLAS. Loaded under the names of the
+//! real ones, they are what the binary's trampolines find.
 
 use std::ffi::OsStr;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -24,11 +23,11 @@ pub fn device() -> Option<Cuda> {
         if std::env::var_os("DEEPFLOW_CUDA_TESTS").as_deref() == Some(OsStr::new("card")) {
             return true;
         }
-        let Some(compiler) = compiler() else {
-            eprintln!("SKIPPED: no C++ compiler (CXX, c++, g++) to build the CUDA emulation with");
+        if !has_compiler() {
+            eprintln!("SKIPPED: no C++ compiler (CXX, c++) to build the CUDA emulation with");
             return false;
-        };
-        load(&build(&compiler));
+        }
+        load(&build());
         true
     });
     if !available {
@@ -40,11 +39,9 @@ pub fn device() -> Option<Cuda> {
     }
 }
 
-fn compiler() -> Option<String> {
-    let candidates = std::env::var("CXX").into_iter().chain(["c++".into(), "g++".into()]);
-    candidates
-        .into_iter()
-        .find(|compiler| Command::new(compiler).arg("--version").output().is_ok())
+fn has_compiler() -> bool {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    Command::new(compiler).arg("--version").output().is_ok()
 }
 
 fn sources() -> PathBuf {
@@ -52,98 +49,29 @@ fn sources() -> PathBuf {
 }
 
 /// Builds both libraries into a directory of this process.
-fn build(compiler: &str) -> PathBuf {
+fn build() -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("emulation-{}", std::process::id()));
     let kernels = directory.join("kernels");
     std::fs::create_dir_all(&kernels).unwrap();
     copy_kernels(&kernels);
-    let host = sources().join("host");
-    let objects = Objects {
-        compiler,
-        kernels: &kernels,
-    };
-
-    let mut driver = Command::new(compiler);
-    driver.args(["-shared", "-Wl,-soname,libcuda.so.1"]);
-    for path in kernel_files(&kernels, "cu") {
-        // Every kernel file in a namespace of its own, as nvcc compiles each by itself.
-        let stem = path.file_stem().unwrap().to_str().unwrap();
-        let unit = format!("#include \"common.cuh\"\nnamespace {{\n#include \"{stem}.cu\"\n}}\n");
-        let text = std::fs::read_to_string(&path).unwrap();
-        driver.arg(objects.object(&unit, &text));
-    }
-    for name in ["emulator.cpp", "fake_driver.cpp"] {
-        driver.arg(objects.object(&std::fs::read_to_string(host.join(name)).unwrap(), ""));
-    }
-    driver.arg("-o").arg(directory.join("libcuda.so.1"));
-    run(driver);
-
-    let mut blas = Command::new(compiler);
-    blas.args(["-shared", "-Wl,-soname,libcublas.so.13"])
-        .arg(objects.object(&std::fs::read_to_string(host.join("fake_cublas.cpp")).unwrap(), ""))
-        .arg("-o")
-        .arg(directory.join("libcublas.so.13"));
-    run(blas);
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/emulated-gpu"))
+        .args([&directory, &kernels])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     directory
 }
 
-/// Compiled units, kept from run to run under a hash of everything that goes into them.
-struct Objects<'a> {
-    compiler: &'a str,
-    kernels: &'a Path,
-}
-
-impl Objects<'_> {
-    fn object(&self, unit: &str, included: &str) -> PathBuf {
-        let host = sources().join("host");
-        let headers = [
-            self.kernels.join("common.cuh"),
-            host.join("cuda_on_host.hpp"),
-            host.join("emulator.hpp"),
-            host.join("include/cuda_fp16.h"),
-        ];
-        let mut hash = std::hash::DefaultHasher::new();
-        (self.compiler, unit, included).hash(&mut hash);
-        for header in headers {
-            std::fs::read(header).unwrap().hash(&mut hash);
-        }
-        let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{:016x}.o", hash.finish()));
-        if object.exists() {
-            return object;
-        }
-        let source = self.kernels.join(format!("{:016x}.cpp", hash.finish()));
-        std::fs::write(&source, unit).unwrap();
-        let unfinished = source.with_extension("o");
-        let mut compile = Command::new(self.compiler);
-        compile
-            .args([
-                "-std=c++20",
-                "-O2",
-                "-fPIC",
-                "-ffp-contract=off",
-                "-Wno-unknown-pragmas",
-            ])
-            .args(cfg!(target_arch = "x86_64").then_some("-mf16c"))
-            .args(["-include", "cuda_on_host.hpp", "-c"])
-            .args(["-I".as_ref(), host.as_os_str()])
-            .args(["-I".as_ref(), host.join("include").as_os_str()])
-            .args(["-I".as_ref(), self.kernels.as_os_str()])
-            .arg(source)
-            .arg("-o")
-            .arg(&unfinished);
-        run(compile);
-        std::fs::rename(unfinished, &object).unwrap();
-        object
+/// How often this thread has waited until the emulated device had done everything; `None` on a card.
+pub fn host_waits() -> Option<u64> {
+    if std::env::var_os("DEEPFLOW_CUDA_TESTS").is_some() {
+        return None;
     }
-}
-
-fn run(mut command: Command) {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let driver = libloading::os::unix::Library::this();
+    // SAFETY: the emulated driver, which is loaded for good, has this function with this signature.
+    let waits = unsafe { driver.get::<unsafe extern "C" fn() -> u64>(b"emulated_host_waits") }.unwrap();
+    // SAFETY: it reads a number of this thread.
+    Some(unsafe { waits() })
 }
 
 fn kernel_files(directory: &Path, extension: &str) -> Vec<PathBuf> {

@@ -99,6 +99,36 @@ fn wrong_strides_and_formulas_are_noticed() {
         ),
         ("activation.cu|0.044715f|0.044f", "operators::activations_and_sums"),
         ("loss.cu|0.5f * time * time|time * time", "operators::losses"),
+        // The scale never falls, the update is made all the same, gradients keep the scale, parts count as wholes.
+        (
+            "optimizer.cu|0.5f * next.loss_scale|next.loss_scale",
+            "training::an_overflow_halves_the_scale_and_changes_nothing_else",
+        ),
+        (
+            "optimizer.cu|if (factor == 0.0f) return;|",
+            "training::a_batch_that_is_not_finite_is_skipped",
+        ),
+        (
+            "optimizer.cu|next.gradient_factor = 1.0f / next.loss_scale|next.gradient_factor = 1.0f",
+            "training::mixed_precision_is_close_to_it",
+        ),
+        (
+            "optimizer.cu|share * to_float(*loss)|to_float(*loss)",
+            "training::in_f32_it_is_the_training_of_the_processor",
+        ),
+        // Noise of another epoch, noise mixed like data, columns of a patch taken for rows.
+        (
+            "diffusion.cu|epochs[sample]|epochs[0]",
+            "samples::normal_numbers_are_those_of_the_processor_bit_for_bit",
+        ),
+        (
+            "diffusion.cu|weights[2 * sample + 1] * noise|weights[2 * sample] * noise",
+            "samples::data_and_noise_are_mixed_and_cut_into_patches",
+        ),
+        (
+            "diffusion.cu|channel_first ? value % patch|channel_first ? value / patch % patch",
+            "samples::data_and_noise_are_mixed_and_cut_into_patches",
+        ),
         // The last rows forgotten when they do not fill a tile.
         ("attention.cu|token < side.tokens ?|true ?", "operators::attention"),
     ] {

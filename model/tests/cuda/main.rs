@@ -11,3 +11,7 @@ mod network;
 mod operators;
 mod optimizer;
 mod samples;
+#[path = "../training/support.rs"]
+#[allow(dead_code)] // what the processor's tests take
+mod support;
+mod training;

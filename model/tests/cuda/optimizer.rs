@@ -1,6 +1,8 @@
 //! Clipping, AdamW, moving average and loss scaling.
 
-use deepflow_model::ops::cuda::{LossScaling, MasterParameter, MasterState, Precision, StepController, UpdateRule};
+use deepflow_model::ops::cuda::{
+    LossScaling, MasterParameter, MasterState, Precision, SingleProcess, StepController, UpdateRule,
+};
 use deepflow_model::ops::{AdamWStep, Operators, ParameterState};
 use dfdx::prelude::*;
 use dfdx::tensor::Cuda;
@@ -132,12 +134,12 @@ fn mixed_precision_steps() {
         growth_interval: 2,
         highest: 2048.0,
     };
-    let mut controller = StepController::new(&cuda, scaling, &lengths, 0).unwrap();
+    let mut controller = StepController::new(&cuda, scaling, &lengths, 2, 0, None).unwrap();
     let mut references: Vec<Reference> = (0..)
         .zip(lengths)
         .map(|(name, n)| Reference::new(values(name, n)))
         .collect();
-    let mut parameters: Vec<MasterParameter<(usize,)>> = (0..)
+    let mut parameters: Vec<MasterParameter<f16>> = (0..)
         .zip(lengths)
         .map(|(name, length)| {
             let state = MasterState {
@@ -146,7 +148,7 @@ fn mixed_precision_steps() {
                 second_moment: vec![0.0; length],
                 ema: values_as(name, length),
             };
-            MasterParameter::new(&cuda, (length,), state).unwrap()
+            MasterParameter::new(&cuda, state).unwrap()
         })
         .collect();
 
@@ -171,7 +173,13 @@ fn mixed_precision_steps() {
         let mut gradients = Gradients::leaky();
         for (parameter, step) in parameters.iter().zip(&steps) {
             write_gradient(&mut gradients, parameter.working(), &step.gradient);
-            controller.add_gradient(&mut gradients, parameter.working()).unwrap();
+            controller
+                .add_gradient(&SingleProcess, &mut gradients, parameter.working())
+                .unwrap();
+        }
+        for (term, loss) in [2.0, 0.5 + step as f64].into_iter().enumerate() {
+            let loss: Tensor<(), f16, _> = cuda.tensor(f16::from_f64(loss));
+            controller.add_loss(term, &loss, 0.5).unwrap();
         }
         controller.decide(&RULE).unwrap();
         for parameter in &mut parameters {
@@ -183,25 +191,29 @@ fn mixed_precision_steps() {
             .map(|step| step.gradient.iter().map(|value| value.to_f64() / scale).collect())
             .collect();
         let norm = unscaled.iter().flatten().map(|value| value * value).sum::<f64>().sqrt();
-        let report = controller.report().unwrap();
+        let [entry] = &controller.entries().unwrap()[..] else {
+            panic!("one step was made");
+        };
+        assert_eq!(entry.losses, [1.0, 0.5 * (0.5 + step as f32)]);
+        assert_eq!(f64::from(entry.loss_scale), scale, "loss scale of step {step}");
+        assert_eq!(entry.taken, steps.iter().all(|step| step.finite));
         if steps.iter().all(|step| step.finite) {
             assert!(
-                (f64::from(report.norm) - norm).abs() <= 1e-4 * norm,
+                (f64::from(entry.norm) - norm).abs() <= 1e-4 * norm,
                 "{}, expected {norm}",
-                report.norm
+                entry.norm
             );
             let clip = (RULE.clip.unwrap() / (norm + 1e-6)).min(1.0);
             for (reference, gradient) in references.iter_mut().zip(&unscaled) {
                 reference.update(gradient, clip);
             }
         } else {
-            assert!(!report.norm.is_finite());
+            assert!(!entry.norm.is_finite());
         }
-        assert_eq!(f64::from(report.loss_scale), next_scale, "loss scale after step {step}");
+        let next = f64::from(controller.loss_scale().unwrap().scale);
+        assert_eq!(next, next_scale, "loss scale after step {step}");
         scale = next_scale;
     }
-    let report = controller.report().unwrap();
-    assert_eq!((report.taken, report.skipped), (6, 1));
     for (parameter, reference) in parameters.iter().zip(&references) {
         let state = parameter.state().unwrap();
         assert_near(&f64s(state.parameter.clone()), &reference.parameter, 1e-5, "parameter");
@@ -220,7 +232,7 @@ fn the_backward_pass_starts_from_the_loss_scale() {
         initial: 512.0,
         ..LossScaling::DYNAMIC
     };
-    let controller = StepController::new(&cuda, scaling, &[1], 0).unwrap();
+    let controller = StepController::new(&cuda, scaling, &[1], 1, 0, None).unwrap();
     let x: Tensor<_, f16, _> = cuda.tensor_from_vec(values_as(1, 12), (3usize, 4usize));
     let target: Tensor<_, f16, _> = cuda.tensor_from_vec(values_as(2, 12), (3usize, 4usize));
     let mut tape = OwnedTape::default();

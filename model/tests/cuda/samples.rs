@@ -1,8 +1,9 @@
 //! Training samples made on the device, and changes of precision.
 
 use deepflow_datasets::random::{Purpose, Stream};
-use deepflow_model::ops::cuda::{cast, fill_normal, interpolate, patchify, sample_posterior, unpatchify};
-use deepflow_model::training::Path;
+use deepflow_model::ops::cuda::{cast, fill_normal, mix_patches, Upload};
+use deepflow_model::patches::{PatchGrid, PatchOrder};
+use deepflow_model::training::SamplePlace;
 use dfdx::prelude::*;
 use half::f16;
 
@@ -12,12 +13,13 @@ use crate::emulation::device;
 #[test]
 fn normal_numbers_are_those_of_the_processor_bit_for_bit() {
     let Some(cuda) = device() else { return };
-    let positions = [0, 1, 5_000_000_000, u64::MAX];
+    let place = |(epoch, position)| SamplePlace { epoch, position };
+    let places = [(0, 0), (3, 1), (7, 5_000_000_000), (u32::MAX, u64::MAX)].map(place);
     for per_sample in [1, 15, 64, 100, 4097] {
-        let drawn = fill_normal(&cuda, 0x1234_5678_9abc_def0, Purpose::Noise, 3, &positions, per_sample).unwrap();
-        let mut expected = vec![0.0; positions.len() * per_sample];
-        for (row, &position) in expected.chunks_mut(per_sample).zip(&positions) {
-            Stream::new(0x1234_5678_9abc_def0, Purpose::Noise, 3, position).fill_normal(row);
+        let drawn = fill_normal(&cuda, 0x1234_5678_9abc_def0, Purpose::Noise, &places, per_sample).unwrap();
+        let mut expected = vec![0.0; places.len() * per_sample];
+        for (row, place) in expected.chunks_mut(per_sample).zip(places) {
+            Stream::new(0x1234_5678_9abc_def0, Purpose::Noise, place.epoch, place.position).fill_normal(row);
         }
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
         assert_eq!(bits(drawn.as_vec()), bits(expected), "{per_sample} numbers a sample");
@@ -25,76 +27,45 @@ fn normal_numbers_are_those_of_the_processor_bit_for_bit() {
 }
 
 #[test]
-fn posterior_samples() {
+fn data_and_noise_are_mixed_and_cut_into_patches() {
     let Some(cuda) = device() else { return };
-    let shape = (3usize, 37usize);
-    let input = |name| cuda.tensor_from_vec(values_as::<f32>(name, 111), shape);
-    let drawn = sample_posterior(&cuda, &input(1), &input(2), &input(3), 0.18215).unwrap();
-    for (i, found) in f64s(drawn.as_vec()).into_iter().enumerate() {
-        let expected = 0.18215 * (values(1, 111)[i] + values(2, 111)[i] * values(3, 111)[i]);
-        assert!(
-            (found - expected).abs() < 1e-6,
-            "value {i}: {found}, expected {expected}"
-        );
-    }
-}
-
-#[test]
-fn points_on_both_paths() {
-    let Some(cuda) = device() else { return };
-    let (times, per_sample) = ([0.0, 0.3, 1.0], 41usize);
-    let count = times.len() * per_sample;
-    let input = |name| cuda.tensor_from_vec(values_as::<f32>(name, count), (times.len(), per_sample));
-    for path in [Path::Linear, Path::Cosine] {
-        let single = interpolate::<f32>(&cuda, &input(1), &input(2), &times, path).unwrap();
-        let half = interpolate::<f16>(&cuda, &input(1), &input(2), &times, path).unwrap();
-        let of_weights = |weights: fn(Path, f64) -> (f64, f64)| -> Vec<f64> {
-            let mixed = values(1, count).into_iter().zip(values(2, count)).enumerate();
-            mixed
-                .map(|(i, (data, noise))| {
-                    let (a, b) = weights(path, times[i / per_sample]);
-                    a * data + b * noise
-                })
-                .collect()
-        };
-        for (found, tolerance, expected) in [
-            (f64s(single.x.as_vec()), 2e-6, of_weights(Path::position)),
-            (f64s(single.velocity.as_vec()), 2e-6, of_weights(Path::velocity)),
-            (f64s(half.x.as_vec()), 5e-3, of_weights(Path::position)),
-            (f64s(half.velocity.as_vec()), 5e-3, of_weights(Path::velocity)),
-        ] {
-            for (found, expected) in found.iter().zip(&expected) {
+    for (batch, channels, size, patch) in [(1, 1, 2, 1), (2, 3, 6, 2), (3, 4, 9, 3)] {
+        let grid = PatchGrid { channels, size, patch };
+        let per_sample = channels * size * size;
+        let count = batch * per_sample;
+        let input = |name| cuda.tensor_from_vec(values_as::<f32>(name, count), (batch, per_sample));
+        let weights: Vec<(f64, f64)> = (0..batch).map(|sample| (1.0 - 0.25 * sample as f64, -0.5)).collect();
+        let mixed: Vec<f64> = (values(1, count).into_iter().zip(values(2, count)).enumerate())
+            .map(|(i, (data, noise))| weights[i / per_sample].0 * data + weights[i / per_sample].1 * noise)
+            .collect();
+        for order in [PatchOrder::ChannelFirst, PatchOrder::ChannelLast] {
+            let single = mix_patches::<f32>(&cuda, &input(1), &input(2), &weights, grid, order).unwrap();
+            let half = mix_patches::<f16>(&cuda, &input(1), &input(2), &weights, grid, order).unwrap();
+            let expected = grid.patchify(&mixed, order);
+            let found = f64s(single.as_vec()).into_iter().zip(f64s(half.as_vec()));
+            for (i, ((single, half), expected)) in found.zip(expected).enumerate() {
+                let close = (single - expected).abs() <= 1e-6 && (half - expected).abs() <= 5e-3;
                 assert!(
-                    (found - expected).abs() <= tolerance,
-                    "{path:?}: {found}, expected {expected}"
+                    close,
+                    "{order:?}: value {i} is {single} and {half}, expected {expected}"
                 );
             }
         }
     }
 }
 
+/// Arrays of changing length; the one sent before must not be touched while its rows are read.
 #[test]
-fn patches_and_back() {
+fn uploads_arrive_before_they_are_read() {
     let Some(cuda) = device() else { return };
-    for (batch, channels, size, patch) in [(1, 1, 2, 1), (2, 3, 6, 2), (3, 4, 9, 3)] {
-        let count = batch * channels * size * size;
-        let images = cuda.tensor_from_vec(values_as::<f32>(1, count), (batch, channels * size * size));
-        let tokens = patchify(&cuda, &images, channels, size, patch).unwrap();
-        let (pixels, side, found) = (images.as_vec(), size / patch, tokens.as_vec());
-        let mut expected = Vec::new();
-        for sample in 0..batch {
-            for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
-                for (y, x) in (0..patch).flat_map(|y| (0..patch).map(move |x| (y, x))) {
-                    for channel in 0..channels {
-                        let line = (sample * channels + channel) * size + row * patch + y;
-                        expected.push(pixels[line * size + column * patch + x]);
-                    }
-                }
-            }
-        }
-        assert_eq!(found, expected);
-        let back = unpatchify(&cuda, &tokens, channels, size, patch).unwrap();
-        assert_eq!(back.as_vec(), pixels);
+    let mut upload = Upload::new(&cuda).unwrap();
+    for (sent, rows) in [3usize, 7, 2, 7, 9, 1].into_iter().enumerate() {
+        let numbers: Vec<f32> = values_as(sent as u64, rows * 5);
+        upload.send(&numbers).unwrap();
+        let whole = upload.rows(0..rows, 5).unwrap();
+        let last = upload.rows(rows - 1..rows, 5).unwrap();
+        assert_eq!(whole.as_vec(), numbers, "array {sent}");
+        assert_eq!(last.as_vec(), numbers[(rows - 1) * 5..], "array {sent}");
     }
 }
 

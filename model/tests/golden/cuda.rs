@@ -1,8 +1,9 @@
 //! The golden numbers on the CUDA device, through dfdx's own device code: a card, or the host emulation.
 
-use deepflow_model::ops::cuda::{LossScaling, MasterParameter, MasterState, StepController, UpdateRule};
-use deepflow_model::training::batch_losses;
-use dfdx::prelude::{Backward, Gradients, OwnedTape, PutTape};
+use deepflow_model::ops::cuda::{LossScaling, Precision, SingleProcess};
+use deepflow_model::ops::Operators;
+use deepflow_model::training::{CudaTrainer, StepOutcome, Trainer, Training};
+use dfdx::prelude::Cpu;
 use dfdx::tensor::Cuda;
 use half::f16;
 
@@ -42,105 +43,126 @@ fn parameters_and_average_after_three_steps_in_f32() {
     }
 }
 
-/// Half precision keeps 11 bits; the losses of these small networks keep three digits through all their layers.
-const MIXED_LOSS: f64 = 5e-3;
-/// Of the largest gradient of a parameter, where it is not rounding noise against the largest of all parameters.
-const MIXED_GRADIENT: f64 = 5e-2;
+/// How far the complete step may be from the golden numbers.
+struct Tolerances {
+    loss: f64,
+    /// Of the norm; and of the largest value of a parameter's gradient, where that is not rounding noise against the largest
+    /// of all parameters.
+    gradient: f64,
+    /// Of parameters and averages; absent: what AdamW moves them at most.
+    step: Option<f64>,
+}
 
-/// The complete mixed step: f16 working copies, scaled loss, f16 gradients; clipping, moments, master weights and
-/// moving average in f32.
+/// What training on a GPU runs: working copies, losses and norm that stay on the device, clipping, moments, master weights
+/// and moving average in f32.
 #[test]
-fn mixed_precision_step_is_close() {
+fn the_complete_step_in_f32() {
     let Some(cuda) = device() else { return };
     for case in case::all() {
-        mixed_steps(&case, &cuda);
+        let tolerances = Tolerances {
+            loss: training::LOSS_TOLERANCE,
+            gradient: training::GRADIENT_TOLERANCE,
+            step: Some(training::STEP_TOLERANCE),
+        };
+        complete_steps::<f32>(&case, &cuda, LossScaling::NONE, &tolerances);
     }
 }
 
-fn mixed_steps(case: &Case, cuda: &Cuda) {
-    let mut network = case.network::<f16, Cuda>();
-    let mut masters: Vec<MasterParameter<(usize,)>> = Vec::new();
-    let mut names = Vec::new();
-    for parameter in network.parameters_mut() {
-        let weights = case.find(&format!("param.{}", parameter.name()));
-        let Some(weights) = weights.filter(|_| case.find(&format!("grad.{}", parameter.name())).is_some()) else {
-            continue;
+/// The same with f16 working copies, a scaled loss and f16 gradients. Half precision keeps 11 bits; the losses of these
+/// small networks keep three digits through all their layers.
+#[test]
+fn the_complete_step_in_mixed_precision_is_close() {
+    let Some(cuda) = device() else { return };
+    for case in case::all() {
+        let scaling = LossScaling {
+            initial: 256.0,
+            ..LossScaling::DYNAMIC
         };
-        let values: Vec<f32> = weights.iter().map(|&value| value as f32).collect();
-        let state = MasterState {
-            first_moment: vec![0.0; values.len()],
-            second_moment: vec![0.0; values.len()],
-            ema: values.clone(),
-            parameter: values,
+        let tolerances = Tolerances {
+            loss: 5e-3 * case.get("loss.total")[0].abs(),
+            gradient: 5e-2,
+            step: None,
         };
-        let master = MasterParameter::new(cuda, (parameter.len(),), state).unwrap();
-        parameter.values = master.working().clone();
-        names.push(parameter.name().to_string());
-        masters.push(master);
+        complete_steps::<f16>(&case, &cuda, scaling, &tolerances);
     }
-    let lengths: Vec<usize> = masters.iter().map(|master| master.working().as_vec().len()).collect();
-    let scaling = LossScaling {
-        initial: 256.0,
-        ..LossScaling::DYNAMIC
-    };
-    let mut controller = StepController::new(cuda, scaling, &lengths, 0).unwrap();
-    let rule = UpdateRule {
-        learning_rate: case.number("optimizer/lr"),
-        beta1: case.number("optimizer/betas/0"),
-        beta2: case.number("optimizer/betas/1"),
-        epsilon: case.number("optimizer/eps"),
-        weight_decay: case.number("optimizer/weight_decay"),
-        ema_decay: case.number("optimizer/ema_decay"),
-        clip: Some(case.number("optimizer/clip")),
-    };
-    let inputs = training::inputs::<f16, Cuda>(case, cuda);
-    let steps = case.number("optimizer/steps") as usize;
-    for step in 0..steps {
-        let mut tape: OwnedTape<f16, Cuda> = OwnedTape::default();
-        let terms = batch_losses(&network, &mut tape, &inputs, &training::settings(case), 1.0).unwrap();
-        let total = case.get("loss.total");
-        if step == 0 {
-            let tolerance = MIXED_LOSS * total[0].abs();
-            assert_close(&case.name, &[terms.values().total], &total, tolerance);
-        }
-        let scaled = controller.scale_loss(&mut tape, &terms.total).unwrap();
-        let mut gradients = scaled.put_tape(tape).backward();
-        for master in &masters {
-            controller.add_gradient(&mut gradients, master.working()).unwrap();
-        }
-        controller.decide(&rule).unwrap();
-        for master in &mut masters {
-            master.update(&controller, &mut gradients, &rule).unwrap();
-        }
-        if step == 0 {
-            check_gradients(case, &names, &masters, &mut gradients);
-        }
-    }
-    let report = controller.report().unwrap();
-    assert_eq!((report.taken, report.skipped), (steps, 0), "{}", case.name);
 }
 
-/// The f16 gradients, without the loss scale, against the golden ones.
-fn check_gradients(
-    case: &Case,
-    names: &[String],
-    masters: &[MasterParameter<(usize,)>],
-    gradients: &mut Gradients<f16, Cuda>,
-) {
-    let clipping = training::clipping_of_stored_gradients(case);
+fn complete_steps<E: Precision>(case: &Case, cuda: &Cuda, scaling: LossScaling, tolerances: &Tolerances)
+where
+    Cuda: Operators<E>,
+{
+    let network = case.network::<f32, Cpu>();
+    let begun = Trainer::new(network, training::settings(case), training::optimizer(case), 1, 0).unwrap();
+    let mut trainer = CudaTrainer::<E>::with_scaling(begun, cuda.clone(), Box::new(SingleProcess), scaling).unwrap();
+    let inputs = training::inputs::<E, Cuda>(case, cuda);
+    let steps = case.number("optimizer/steps") as u64;
+    for step in 1..=steps {
+        trainer.step_on(&inputs, training::rates(case)).unwrap();
+        if step == 1 {
+            let report = trainer.reports(true).unwrap().remove(0);
+            let losses = [
+                ("acceleration", report.losses.acceleration),
+                ("total", report.losses.total),
+            ];
+            for (name, found) in losses {
+                if let Some(expected) = case.find(&format!("loss.{name}")) {
+                    assert_close(
+                        &format!("{} loss.{name}", case.name),
+                        &[found],
+                        &expected,
+                        tolerances.loss,
+                    );
+                }
+            }
+            training::check_norm(case, report.gradient_norm, tolerances.gradient);
+            check_first_moments(case, &trainer, tolerances);
+        }
+    }
+    let reports = trainer.reports(true).unwrap();
+    assert!(
+        reports.iter().all(|report| report.outcome == StepOutcome::Updated),
+        "{}",
+        case.name
+    );
+    assert_eq!(trainer.update_count(), steps);
+    let most = 3.0 * training::rates(case).learning_rate;
+    for (parameter, master) in trainer.network().parameters().into_iter().zip(trainer.masters()) {
+        let kinds = [("param", master.weights()), ("ema", master.moving_average())];
+        for (kind, found) in kinds {
+            let found: Vec<f64> = found.unwrap().into_iter().map(f64::from).collect();
+            training::check_stepped(case, kind, parameter.name(), &found, tolerances.step.unwrap_or(most));
+        }
+    }
+}
+
+/// After one step the first moment is `1 - beta1` times the clipped gradient.
+fn check_first_moments<E: Precision>(case: &Case, trainer: &CudaTrainer<E>, tolerances: &Tolerances)
+where
+    Cuda: Operators<E>,
+{
     let largest = |values: &[f64]| values.iter().fold(0.0f64, |most, value| most.max(value.abs()));
-    let expected: Vec<Vec<f64>> = names.iter().map(|name| case.get(&format!("grad.{name}"))).collect();
-    let floor = 0.01 * expected.iter().map(|values| largest(values)).fold(0.0, f64::max);
-    for ((name, master), expected) in names.iter().zip(masters).zip(&expected) {
-        gradients.get_or_alloc_mut(master.working()).unwrap();
-        let found = gradients.get(master.working()).as_vec();
-        let found: Vec<f64> = found.iter().map(|value| value.to_f64() / 256.0 * clipping).collect();
-        let tolerance = MIXED_GRADIENT * largest(expected).max(floor);
+    let parameters = trainer.network().parameters();
+    let expected: Vec<_> = parameters
+        .iter()
+        .map(|p| case.find(&format!("grad.{}", p.name())))
+        .collect();
+    let floor = 0.01
+        * expected
+            .iter()
+            .flatten()
+            .map(|values| largest(values))
+            .fold(0.0, f64::max);
+    let of_gradient = 1.0 - training::optimizer(case).beta1;
+    for ((parameter, master), expected) in parameters.into_iter().zip(trainer.masters()).zip(expected) {
+        let Some(expected) = expected else { continue };
+        let moments = master.first_moment().unwrap().into_iter();
+        let found: Vec<f64> = moments.map(|moment| f64::from(moment) / of_gradient).collect();
+        let what = format!("{} gradient of {}", case.name, parameter.name());
         assert_close(
-            &format!("{} grad.{name} in f16", case.name),
+            &what,
             &found,
-            expected,
-            tolerance,
+            &expected,
+            tolerances.gradient * largest(&expected).max(floor),
         );
     }
 }

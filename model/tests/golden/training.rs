@@ -7,9 +7,9 @@ use dfdx::prelude::{Backward, Cpu, Dtype, OwnedTape, PutTape};
 
 use crate::case::{self, assert_close, to_f64, Case};
 
-const LOSS_TOLERANCE: f64 = 2e-5;
-const GRADIENT_TOLERANCE: f64 = 1e-4;
-const STEP_TOLERANCE: f64 = 2e-5;
+pub const LOSS_TOLERANCE: f64 = 2e-5;
+pub const GRADIENT_TOLERANCE: f64 = 1e-4;
+pub const STEP_TOLERANCE: f64 = 2e-5;
 
 pub fn inputs<E: Dtype, D: Operators<E>>(case: &Case, device: &D) -> TrainingInputs<E, D> {
     let narrow = |name: &str| case.get(name).iter().map(|&value| value as f32).collect::<Vec<_>>();
@@ -128,7 +128,7 @@ fn losses_and_gradients_with_checkpointed_blocks() {
         .for_each(|case| check_gradients::<f32, Cpu>(case, true));
 }
 
-fn optimizer(case: &Case) -> OptimizerSettings {
+pub fn optimizer(case: &Case) -> OptimizerSettings {
     OptimizerSettings {
         beta1: case.number("optimizer/betas/0"),
         beta2: case.number("optimizer/betas/1"),
@@ -138,7 +138,7 @@ fn optimizer(case: &Case) -> OptimizerSettings {
     }
 }
 
-fn rates(case: &Case) -> StepRates {
+pub fn rates(case: &Case) -> StepRates {
     StepRates {
         learning_rate: case.number("optimizer/lr"),
         ema_decay: case.number("optimizer/ema_decay"),
@@ -150,42 +150,44 @@ fn trainer<E: Dtype, D: Operators<E>>(case: &Case) -> Trainer<E, D> {
 }
 
 pub fn check_steps<E: Dtype, D: Operators<E>>(case: &Case) {
-    let rates = rates(case);
     let mut trainer = trainer::<E, D>(case);
     let inputs = inputs(case, trainer.network().device());
     for step in 1..=case.number("optimizer/steps") as u64 {
-        let report = trainer.step_on(&inputs, rates).unwrap();
+        let report = trainer.step_on(&inputs, rates(case)).unwrap();
         assert_eq!((report.step, report.outcome), (step, StepOutcome::Updated));
         if step == 1 {
-            let expected = case.get("grad_norm");
-            assert_close(
-                &case.name,
-                &[report.gradient_norm],
-                &expected,
-                GRADIENT_TOLERANCE * expected[0],
-            );
+            check_norm(case, report.gradient_norm, GRADIENT_TOLERANCE);
         }
     }
-    // The bias of the keys does not reach the loss (softmax ignores it): its gradient is rounding noise, which AdamW
-    // divides by its own size. Below this size a gradient says nothing about where the parameter goes.
-    let noise = 10.0 * optimizer(case).epsilon;
     let ema = trainer.ema_network();
     for (kind, network) in [("param", trainer.network()), ("ema", &ema)] {
         for parameter in network.parameters() {
-            let name = format!("step3.{kind}.{}", parameter.name());
-            let expected = case.get(&name);
-            let gradient = case.find(&format!("grad.{}", parameter.name()));
-            let found = to_f64(&parameter.values);
-            let comparable = |index: usize| gradient.as_ref().is_none_or(|g| g[index].abs() > noise);
-            let keep = |values: &[f64]| -> Vec<f64> {
-                let kept = values.iter().enumerate().filter(|&(index, _)| comparable(index));
-                kept.map(|(_, &value)| value).collect()
-            };
-            let what = format!("{} {name}", case.name);
-            assert_close(&what, &keep(&found), &keep(&expected), STEP_TOLERANCE);
-            assert_close(&what, &found, &expected, 3.0 * rates.learning_rate);
+            check_stepped(case, kind, parameter.name(), &to_f64(&parameter.values), STEP_TOLERANCE);
         }
     }
+}
+
+pub fn check_norm(case: &Case, found: f64, tolerance: f64) {
+    let expected = case.get("grad_norm");
+    assert_close(&case.name, &[found], &expected, tolerance * expected[0]);
+}
+
+/// A parameter, or its average, after the golden steps.
+pub fn check_stepped(case: &Case, kind: &str, parameter: &str, found: &[f64], tolerance: f64) {
+    // The bias of the keys does not reach the loss (softmax ignores it): its gradient is rounding noise, which AdamW
+    // divides by its own size. Below this size a gradient says nothing about where the parameter goes.
+    let noise = 10.0 * optimizer(case).epsilon;
+    let name = format!("step3.{kind}.{parameter}");
+    let expected = case.get(&name);
+    let gradient = case.find(&format!("grad.{parameter}"));
+    let comparable = |index: usize| gradient.as_ref().is_none_or(|g| g[index].abs() > noise);
+    let keep = |values: &[f64]| -> Vec<f64> {
+        let kept = values.iter().enumerate().filter(|&(index, _)| comparable(index));
+        kept.map(|(_, &value)| value).collect()
+    };
+    let what = format!("{} {name}", case.name);
+    assert_close(&what, &keep(found), &keep(&expected), tolerance);
+    assert_close(&what, found, &expected, 3.0 * rates(case).learning_rate);
 }
 
 #[test]

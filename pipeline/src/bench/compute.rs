@@ -1,67 +1,87 @@
 //! The network's own work: training steps, and evaluations as in sampling.
 
 use deepflow_datasets::random::{Purpose, Stream};
+use deepflow_model::device::AnyDevice;
 use deepflow_model::ops::Operators;
 use deepflow_model::patches::{PatchGrid, PatchOrder};
-use deepflow_model::training::{Batch, SamplePlace, Trainer};
+use deepflow_model::training::{Batch, SamplePlace};
 use deepflow_model::{Network, NetworkConfig};
+use dfdx::dtypes::Dtype;
 
+use super::gpu::{self, GpuMeasurement};
 use super::Timer;
 use crate::config::Config;
-use crate::train::{loss_settings, optimizer_settings, rates};
+use crate::train::{host_trainer, on_device, rates};
 
 /// Where the time to start ends; `model/benches/peers/compare.py` waits for it.
 const READY: &str = "ready for the first step";
 
-/// Times training steps of `batch` samples; gives the number of parameters.
-pub fn train<D: Operators<f32>>(
-    device: D,
-    config: &Config,
-    batch: usize,
-    timer: &mut Timer<'_>,
-) -> anyhow::Result<usize> {
-    let mut network: Network<f32, D> = Network::new(config.model.clone(), device, config.train.seed)?;
-    network.set_checkpoint_blocks(config.train.checkpoint_blocks);
-    let parameters = parameters(&network);
-    let loss = loss_settings(&config.loss, config.model.branches());
-    let optimizer = optimizer_settings(&config.train);
-    let part = batch.div_ceil(config.train.accumulation);
-    let mut trainer = Trainer::new(network, loss, optimizer, part, config.train.seed)?;
-    let batch = synthetic_batch(&config.model, batch);
-    tracing::info!("{READY}");
-    timer.time(|| {
-        trainer.step(&batch, rates(&config.train, trainer.step_count() + 1))?;
-        Ok(())
-    })?;
-    Ok(parameters)
+/// What a benchmark of the network found besides the times of its steps.
+pub struct Measured {
+    /// Parameters of the network.
+    pub parameters: usize,
+    /// The GPU's side, where there is one.
+    pub gpu: Option<GpuMeasurement>,
 }
 
-/// Times evaluations of `batch` samples; gives the number of parameters.
-pub fn forward<D: Operators<f32>>(
-    device: D,
+/// Times training steps of `batch` samples, and one more by kernel if asked.
+pub fn train(
+    device: AnyDevice,
     config: &Config,
     batch: usize,
     timer: &mut Timer<'_>,
-) -> anyhow::Result<usize> {
+    by_kernel: bool,
+) -> anyhow::Result<Measured> {
+    let mut config = config.clone();
+    config.train.batch = batch;
+    let trainer = host_trainer(&config, None)?;
+    let parameters = parameters(trainer.network());
+    let mut trainer = on_device(trainer, device.clone(), &config)?;
+    let batch = synthetic_batch(&config.model, batch);
+    tracing::info!("{READY}");
+    let mut step = || {
+        trainer.take_step(&batch, rates(&config.train, trainer.step_count() + 1))?;
+        // A device that works in the background is done when it has told what it did.
+        trainer.reports(true)?;
+        Ok(())
+    };
+    timer.time(&mut step)?;
+    let gpu = gpu::measure(&device, by_kernel, step)?;
+    Ok(Measured { parameters, gpu })
+}
+
+/// Times evaluations of `batch` samples, and one more by kernel if asked. `any` is the device once more.
+pub fn forward<E: Dtype, D: Operators<E>>(
+    (device, any): (D, &AnyDevice),
+    config: &Config,
+    batch: usize,
+    timer: &mut Timer<'_>,
+    by_kernel: bool,
+) -> anyhow::Result<Measured> {
     let model = &config.model;
-    let network: Network<f32, D> = Network::new(model.clone(), device, config.train.seed)?;
+    let network: Network<E, D> = Network::new(model.clone(), device, config.train.seed)?;
     let data = synthetic_batch(model, batch);
     let patches = PatchGrid::from(model).patchify(&data.latents, PatchOrder::ChannelFirst);
+    let patches = patches.into_iter().map(|value| E::from_f32(value).unwrap_or_default());
     let patches = network
         .device()
-        .tensor_from_vec(patches, (batch * model.tokens(), model.patch_values()));
+        .tensor_from_vec(patches.collect(), (batch * model.tokens(), model.patch_values()));
     let times = vec![vec![0.5]; model.branches()];
     tracing::info!("{READY}");
-    timer.time(|| {
+    let step = || {
         let velocity = network.velocity(&patches, &times, &data.labels)?;
         // A device that works in the background is done when its result has arrived.
         std::hint::black_box(velocity.as_vec());
         Ok(())
-    })?;
-    Ok(parameters(&network))
+    };
+    timer.time(step)?;
+    Ok(Measured {
+        parameters: parameters(&network),
+        gpu: gpu::measure(any, by_kernel, step)?,
+    })
 }
 
-fn parameters<D: Operators<f32>>(network: &Network<f32, D>) -> usize {
+fn parameters<E: Dtype, D: Operators<E>>(network: &Network<E, D>) -> usize {
     network.parameters().iter().map(|parameter| parameter.len()).sum()
 }
 

@@ -2,21 +2,23 @@
 
 mod codec;
 mod compute;
+mod gpu;
 mod loader;
 mod photograph;
 mod result;
 
 use clap::{Args, ValueEnum};
-use deepflow_model::device::DeviceChoice;
+use deepflow_model::device::{AnyDevice, DeviceChoice};
 
 use crate::cli::{Stage, UsageError};
 use crate::config::{Config, ConfigArgs};
-use crate::device::DeviceArgs;
+use crate::device::{check_precision, DeviceArgs};
 use crate::interrupt::Interrupt;
 use crate::memory::check_training;
-use crate::on_device;
+use crate::on_device_in;
 use crate::rank::Rank;
 
+pub use gpu::{GpuMeasurement, KernelMeasurement};
 pub use result::{Measurement, Timer};
 
 /// Time a stage's own code on synthetic data
@@ -42,6 +44,9 @@ pub struct BenchArgs {
     /// Print one JSON line
     #[arg(long)]
     json: bool,
+    /// Run one more step of train or forward with the clock on every kernel of the GPU
+    #[arg(long)]
+    kernels: bool,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -83,6 +88,9 @@ impl What {
 impl Stage for BenchArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         let config = self.config.load(&[])?;
+        if self.kernels && !matches!(self.what, What::Train | What::Forward) {
+            return Err(UsageError(format!("--kernels: {} runs on the cpu", self.what.name())).into());
+        }
         let measurement = match self.what {
             What::Train | What::Forward => self.network(&config, interrupt)?,
             What::Encode | What::Decode => self.codec(&config, interrupt)?,
@@ -97,16 +105,30 @@ impl BenchArgs {
         let mut timer = Timer::new(self.steps as usize, interrupt);
         let batch = self.batch_or(NETWORK_BATCH);
         let device = self.device.open(Rank::ALONE)?;
-        let parameters = match self.what {
-            What::Forward => on_device!(device, device => compute::forward(device, config, batch, &mut timer)?),
+        let name = device.name()?;
+        if self.kernels && matches!(device, AnyDevice::Cpu(_)) {
+            return Err(UsageError("--kernels needs a GPU (--device cuda)".to_owned()).into());
+        }
+        let measured = match self.what {
+            What::Forward => {
+                let precision = config.sample.precision;
+                check_precision(&device, precision, "sample.precision")?;
+                device.allow_tensor_float_32(config.sample.tf32)?;
+                let any = device.clone();
+                on_device_in!(device, precision, E, device => {
+                    compute::forward::<E, _>((device, &any), config, batch, &mut timer, self.kernels)?
+                })
+            }
             _ => {
+                check_precision(&device, config.train.precision, "train.precision")?;
                 check_training(config, batch.div_ceil(config.train.accumulation), &device)?;
-                on_device!(device, device => compute::train(device, config, batch, &mut timer)?)
+                compute::train(device, config, batch, &mut timer, self.kernels)?
             }
         };
         Ok(Measurement {
-            device: self.device.device.to_string(),
-            parameters,
+            device: name,
+            parameters: measured.parameters,
+            gpu: measured.gpu,
             ..self.measurement(batch, timer.median_seconds())
         })
     }
@@ -158,6 +180,7 @@ impl BenchArgs {
             items_per_s: batch as f64 / median_s,
             peak_rss_bytes: result::peak_rss_bytes(),
             parameters: 0,
+            gpu: None,
             time: None,
         }
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::gpu::GpuMeasurement;
 use crate::interrupt::Interrupt;
 use crate::time_split::TimeSplit;
 
@@ -30,6 +31,9 @@ pub struct Measurement {
     pub peak_rss_bytes: Option<u64>,
     /// Parameters of the network or codec; 0 where there is none.
     pub parameters: usize,
+    /// The GPU it ran on, its memory and its kernels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuMeasurement>,
     /// Where the time of the whole stage went, its first step included; for encode and decode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeSplit>,
@@ -53,6 +57,23 @@ impl Measurement {
                 "{} batch {}: {:.4} s a step, {:.1} a second{memory} ({} threads, {})",
                 self.what, self.batch, self.median_s, self.items_per_s, self.threads, self.device
             )?;
+            if let Some(gpu) = &self.gpu {
+                let mib = |bytes: u64| bytes >> 20;
+                let (used, all) = (mib(gpu.peak_bytes), mib(gpu.memory_bytes));
+                writeln!(out, "{}: {used} of {all} MiB", gpu.name)?;
+                for kernel in &gpu.kernels {
+                    let seconds = kernel.seconds.max(1e-12);
+                    writeln!(
+                        out,
+                        "{:10.3} ms {:5}x {} ({:.1} GB/s, {:.2} TFLOP/s)",
+                        1e3 * kernel.seconds,
+                        kernel.launches,
+                        kernel.name,
+                        kernel.bytes as f64 / seconds / 1e9,
+                        kernel.flops as f64 / seconds / 1e12
+                    )?;
+                }
+            }
             if let Some(time) = &self.time {
                 writeln!(out, "{time}")?;
             }

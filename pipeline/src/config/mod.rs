@@ -19,7 +19,7 @@ pub use document::{Document, Hint, KnownKeys, Origin};
 pub use reference::{long_help, ALL_KEYS};
 pub use sections::{
     CodecConfig, CodecKind, DataConfig, LastBatch, LossConfig, OnError, OutputConfig, OutputFormat, Path as FlowPath,
-    SampleConfig, Sampler, Schedule, Shuffle, StartWith, TrainConfig, TrainingTimes,
+    Precision, SampleConfig, Sampler, Schedule, Shuffle, StartWith, TrainConfig, TrainingTimes,
 };
 
 /// Everything the stages can be told, by section.

@@ -11,6 +11,7 @@ use deepflow_model::checkpoint;
 use deepflow_model::ops::Operators;
 use deepflow_model::sampling::{sample, IndexedNoise, SamplerSettings};
 use deepflow_model::Network;
+use dfdx::dtypes::Dtype as Element;
 use serde_json::json;
 
 use super::classes::{class_of, ClassChoice};
@@ -18,11 +19,11 @@ use super::settings::sampler_settings;
 use super::source::Source;
 use crate::cli::Stage;
 use crate::config::{long_help, ConfigArgs};
-use crate::device::DeviceArgs;
+use crate::device::{check_precision, DeviceArgs};
 use crate::files::{refuse_foreign_shards, sha256, write_atomically};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory::check_sampling;
-use crate::on_device;
+use crate::on_device_in;
 use crate::progress::Progress;
 use crate::share::{Share, ShareArgs};
 use crate::train::{shift_factor, CODEC_FILE};
@@ -78,9 +79,12 @@ impl Stage for SampleArgs {
         let classes = self.classes.resolve(source.config.model.classes)?;
         let share = self.share.detect()?;
         let device = self.device.open(share.rank)?;
+        let precision = source.config.sample.precision;
+        check_precision(&device, precision, "sample.precision")?;
+        device.allow_tensor_float_32(source.config.sample.tf32)?;
         check_sampling(&source.config, &device)?;
         let job = Job::prepare(source, &self.out, classes, self.per_class, share)?;
-        on_device!(device, device => job.run(device, interrupt))
+        on_device_in!(device, precision, E, device => job.run::<E, _>(device, interrupt))
     }
 }
 
@@ -136,10 +140,10 @@ impl Job {
         })
     }
 
-    fn run<D: Operators<f32>>(&self, device: D, interrupt: &Interrupt) -> anyhow::Result<()> {
+    fn run<E: Element, D: Operators<E>>(&self, device: D, interrupt: &Interrupt) -> anyhow::Result<()> {
         let config = &self.source.config;
         self.keep_companions()?;
-        let network: Network<f32, D> = checkpoint::load_network(&self.source.weights, config.model.clone(), device)?;
+        let network: Network<E, D> = checkpoint::load_network(&self.source.weights, config.model.clone(), device)?;
         let total = self
             .mine
             .iter()
@@ -179,9 +183,9 @@ impl Job {
         shard * size..((shard + 1) * size).min(self.samples)
     }
 
-    fn write_shard<D: Operators<f32>>(
+    fn write_shard<E: Element, D: Operators<E>>(
         &self,
-        network: &Network<f32, D>,
+        network: &Network<E, D>,
         number: usize,
         range: std::ops::Range<u64>,
         progress: &Progress,
@@ -203,9 +207,9 @@ impl Job {
     }
 
     /// The latents of some samples, as they are stored: without the codec's scale.
-    fn generate<D: Operators<f32>>(
+    fn generate<E: Element, D: Operators<E>>(
         &self,
-        network: &Network<f32, D>,
+        network: &Network<E, D>,
         indices: &[u64],
         interrupt: &Interrupt,
     ) -> anyhow::Result<Vec<Vec<f32>>> {

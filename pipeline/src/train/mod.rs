@@ -9,6 +9,7 @@ mod run_directory;
 mod session;
 mod settings;
 mod stage;
+mod trainer;
 
 pub use data::{loader_config, open_options, shift_factor, DataRecord};
 pub use rates::rates;
@@ -16,3 +17,4 @@ pub use report::{LossMetrics, Metrics, Place, TimeMetrics, Window};
 pub use run_directory::{checkpoints, find_checkpoint, RunDirectory};
 pub use settings::{loss_settings, optimizer_settings};
 pub use stage::{train, TrainArgs, CODEC_FILE};
+pub use trainer::{host_trainer, on_device};

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use deepflow_datasets::Codec as CodecRecord;
-use deepflow_model::ops::Operators;
-use deepflow_model::sampling::{sample, IndexedNoise};
-use deepflow_model::training::Trainer;
+use deepflow_model::sampling::IndexedNoise;
+use deepflow_model::training::Training;
 use deepflow_preprocess::codec::Codec;
 use deepflow_preprocess::picture::{contact_sheet, write_png, Pixels, PngCompression};
 
@@ -46,9 +45,9 @@ impl Preview {
     }
 
     /// Writes the sheet of the trainer's step, unless the work is to stop.
-    pub fn draw<D: Operators<f32>>(
+    pub fn draw(
         &self,
-        trainer: &Trainer<f32, D>,
+        trainer: &dyn Training,
         run: &RunDirectory,
         events: &mut EventFile,
         interrupt: &Interrupt,
@@ -69,13 +68,8 @@ impl Preview {
                 ControlFlow::Continue(())
             }
         };
-        let network = if self.config.sample.ema {
-            trainer.ema_network()
-        } else {
-            trainer.network().clone()
-        };
-        let settings = sampler_settings(&self.config);
-        let Some(latents) = sample(&network, &settings, &labels, &noise, &mut watch)? else {
+        let (settings, averaged) = (sampler_settings(&self.config), self.config.sample.ema);
+        let Some(latents) = trainer.generate(averaged, &settings, &labels, &noise, &mut watch)? else {
             return Ok(());
         };
         let (scale, shift) = (record.scale_factor, shift_factor(record));

@@ -24,8 +24,12 @@ pub struct Metrics {
     pub images_per_s: f64,
     /// Where the time since the last line went, in seconds a step.
     pub seconds: TimeMetrics,
-    /// Steps of the whole run that were skipped for a loss or gradient that is not finite.
+    /// Steps of the whole run that were skipped for a loss or gradient that is not finite; in mixed precision also those in
+    /// which only the scaled gradient was not.
     pub skipped_steps: u64,
+    /// What the loss of the last step was multiplied by, in mixed precision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
     /// Samples that could not be read, since the program started.
     pub skipped_samples: u64,
 }
@@ -75,6 +79,7 @@ impl Metrics {
             ("seconds/update", self.seconds.update),
         ];
         scalars.extend(rest.map(|(tag, value)| (tag.to_owned(), value)));
+        scalars.extend(self.loss_scale.map(|scale| ("loss_scale".to_owned(), scale.into())));
         scalars
     }
 }
@@ -88,6 +93,7 @@ pub struct Window {
     updates: u64,
     losses: LossValues,
     gradient_norm: f64,
+    loss_scale: Option<f32>,
     times: StepTimes,
     data: Duration,
 }
@@ -101,6 +107,7 @@ impl Default for Window {
             updates: 0,
             losses: LossValues::default(),
             gradient_norm: 0.0,
+            loss_scale: None,
             times: StepTimes::default(),
             data: Duration::ZERO,
         }
@@ -113,6 +120,7 @@ impl Window {
         self.steps += 1;
         self.samples += samples;
         self.data += data;
+        self.loss_scale = report.loss_scale;
         self.times.forward += report.times.forward;
         self.times.backward += report.times.backward;
         self.times.update += report.times.update;
@@ -181,6 +189,7 @@ impl Window {
                 update: seconds(self.times.update),
             },
             skipped_steps: place.skipped_steps,
+            loss_scale: self.loss_scale,
             skipped_samples: place.skipped_samples,
         }
     }
@@ -217,6 +226,7 @@ mod tests {
             },
             gradient_norm: total,
             outcome,
+            loss_scale: None,
             times: StepTimes::default(),
         };
         let mut window = Window::default();

@@ -1,11 +1,14 @@
 //! The loop: batch after batch until the last step, with reports, sample pictures and checkpoints on the way.
+//!
+//! A GPU is asked what its steps did only when there is something to write: until then it works while the next batches are
+//! read.
 
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use deepflow_datasets::LoaderState;
-use deepflow_model::ops::Operators;
-use deepflow_model::training::{StepOutcome, StepRates, StepReport, Trainer};
+use deepflow_model::training::{StepOutcome, StepRates, StepReport, Training};
 use serde_json::json;
 
 use super::data::{Fed, Feed};
@@ -22,11 +25,13 @@ use crate::progress::Progress;
 const NAMED_KEYS: usize = 8;
 
 /// A run in progress.
-pub struct Session<'a, D: Operators<f32>> {
+pub struct Session<'a> {
     config: &'a Config,
     run: RunDirectory,
-    trainer: Trainer<f32, D>,
+    trainer: Box<dyn Training>,
     feed: Feed,
+    /// Steps that were begun and not told of yet.
+    begun: VecDeque<Begun>,
     /// Where in the data the next batch starts.
     place: LoaderState,
     log: MetricsLog,
@@ -35,16 +40,25 @@ pub struct Session<'a, D: Operators<f32>> {
     bad_steps: Option<MetricsLog>,
     preview: Preview,
     window: Window,
+    note: String,
     bad_in_a_row: u64,
     saved: u64,
 }
 
-impl<'a, D: Operators<f32>> Session<'a, D> {
+/// What is known of a step when it begins.
+struct Begun {
+    keys: Vec<String>,
+    samples: usize,
+    /// Time that went by waiting for data.
+    waited: Duration,
+}
+
+impl<'a> Session<'a> {
     /// Prepares the reports of a run whose trainer and feed stand at the same step.
     pub fn start(
         config: &'a Config,
         run: RunDirectory,
-        trainer: Trainer<f32, D>,
+        trainer: Box<dyn Training>,
         feed: Feed,
         place: LoaderState,
     ) -> anyhow::Result<Self> {
@@ -58,8 +72,10 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
             run,
             trainer,
             feed,
+            begun: VecDeque::new(),
             place,
             window: Window::default(),
+            note: String::new(),
             bad_in_a_row: 0,
             saved: step,
         })
@@ -71,46 +87,71 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
         let progress = Progress::start("training", "steps", self.trainer.step_count(), train.steps);
         while self.trainer.step_count() < train.steps {
             if interrupt.is_requested() {
+                self.hear(true)?;
                 self.save()?;
                 return Err(Interrupted.into());
             }
-            let Some((report, rates)) = self.step(interrupt)? else {
+            let Some(rates) = self.step(interrupt)? else {
                 continue;
             };
-            let step = report.step;
+            let step = self.trainer.step_count();
             let last = step == train.steps;
-            if step % train.log_every == 0 || last {
-                self.log(rates)?;
-            }
-            if train.sample_every > 0 && (step % train.sample_every == 0 || last) {
-                self.preview
-                    .draw(&self.trainer, &self.run, &mut self.events, interrupt)?;
-            }
-            if step % train.checkpoint_every == 0 || last {
-                self.save()?;
-            }
+            let is_due = |every: u64| every > 0 && (step.is_multiple_of(every) || last);
+            let due = [train.log_every, train.sample_every, train.checkpoint_every].map(is_due);
+            self.hear(due.contains(&true))?;
             progress.set(step);
             progress.note(self.note());
+            let [log, sheet, checkpoint] = due;
+            if log {
+                self.log(rates)?;
+            }
+            if sheet {
+                self.preview
+                    .draw(self.trainer.as_ref(), &self.run, &mut self.events, interrupt)?;
+            }
+            if checkpoint {
+                self.save()?;
+            }
         }
         Ok(())
     }
 
-    /// One step; `None` when the work is to stop and no batch has arrived.
-    fn step(&mut self, interrupt: &Interrupt) -> anyhow::Result<Option<(StepReport, StepRates)>> {
+    /// Begins one step; `None` when the work is to stop and no batch has arrived.
+    fn step(&mut self, interrupt: &Interrupt) -> anyhow::Result<Option<StepRates>> {
         let start = Instant::now();
         let Some(Fed { batch, keys, next }) = self.feed.next(interrupt)? else {
             return Ok(None);
         };
         let waited = start.elapsed();
         let rates = rates(&self.config.train, self.trainer.step_count() + 1);
-        let report = self.trainer.step(&batch, rates)?;
+        self.trainer.take_step(&batch, rates)?;
         self.place = next;
-        self.window.add(&report, batch.len(), waited);
-        match report.outcome {
-            StepOutcome::Updated => self.bad_in_a_row = 0,
-            StepOutcome::Skipped => self.skipped(&report, &keys)?,
+        self.begun.push_back(Begun {
+            keys,
+            samples: batch.len(),
+            waited,
+        });
+        Ok(Some(rates))
+    }
+
+    /// Takes note of what the steps did: of all of them with `wait`, else of those that are known.
+    fn hear(&mut self, wait: bool) -> anyhow::Result<()> {
+        for report in self.trainer.reports(wait)? {
+            let Some(begun) = self.begun.pop_front() else {
+                bail!("step {}: reported twice", report.step);
+            };
+            self.window.add(&report, begun.samples, begun.waited);
+            match report.outcome {
+                StepOutcome::Updated => self.bad_in_a_row = 0,
+                StepOutcome::Skipped => self.skipped(&report, &begun.keys)?,
+                StepOutcome::Overflowed => tracing::debug!(
+                    "step {}: the gradient overflowed under a loss scale of {:?}; skipped, the scale is halved",
+                    report.step,
+                    report.loss_scale
+                ),
+            }
         }
-        Ok(Some((report, rates)))
+        Ok(())
     }
 
     fn skipped(&mut self, report: &StepReport, keys: &[String]) -> anyhow::Result<()> {
@@ -170,21 +211,23 @@ impl<'a, D: Operators<f32>> Session<'a, D> {
         Ok(())
     }
 
-    fn note(&self) -> String {
+    /// The newest there is to say beside the progress.
+    fn note(&mut self) -> String {
         let window = &self.window;
         if window.is_empty() {
-            return String::new();
+            return self.note.clone();
         }
         let skipped = match self.feed.skipped() {
             0 => String::new(),
             skipped => format!(", {skipped} samples skipped"),
         };
-        format!(
+        self.note = format!(
             "loss {:.4}, {:.1} images/s, waiting for data {:.1} %{skipped}",
             window.loss(),
             window.images_per_s(),
             window.waiting_percent()
-        )
+        );
+        self.note.clone()
     }
 
     fn save(&mut self) -> anyhow::Result<()> {

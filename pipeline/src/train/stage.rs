@@ -3,27 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::Args;
-use deepflow_datasets::{LoaderState, ShardFolder};
-use deepflow_model::checkpoint::MODEL_FILE;
-use deepflow_model::ops::Operators;
-use deepflow_model::training::Trainer;
-use deepflow_model::Network;
+use deepflow_datasets::ShardFolder;
 use toml::Value;
 
 use super::data::{self, Feed};
-use super::fine_tune;
-use super::run_directory::{find_checkpoint, RunDirectory};
+use super::run_directory::RunDirectory;
 use super::session::Session;
-use super::settings::{loss_settings, optimizer_settings};
+use super::trainer;
 use crate::cli::Stage;
-use crate::config::{long_help, Config, ConfigArgs, StartWith};
-use crate::device::DeviceArgs;
+use crate::config::{long_help, Config, ConfigArgs};
+use crate::device::{check_precision, DeviceArgs};
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::memory::check_training;
-use crate::on_device;
 use crate::rank::Rank;
 
 const EXAMPLES: &str = "\
@@ -79,69 +72,19 @@ impl Stage for TrainArgs {
 /// When the data or the run directory do not fit the configuration, a file cannot be read or written, too many steps in a
 /// row are not finite; [`crate::interrupt::Interrupted`] after saving.
 pub fn train(config: &Config, out: &Path, device: DeviceArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let device = device.open(Rank::ALONE)?;
+    // The one process of `SingleProcess`; a communicator over several will say which of them this is.
+    let rank = Rank::ALONE;
+    let device = device.open(rank)?;
+    check_precision(&device, config.train.precision, "train.precision")?;
     check_training(config, config.train.batch / config.train.accumulation, &device)?;
-    on_device!(device, device => train_on(device, config, out, interrupt))
-}
-
-fn train_on<D: Operators<f32>>(device: D, config: &Config, out: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
     let dataset = data::open(config)?;
     let run = RunDirectory::open(out, config)?;
     let newest = run.latest()?;
-    let start = config.train.start_from.as_deref().filter(|_| newest.is_none());
-    let (weights, everything) = match config.train.start_with {
-        StartWith::Weights => (start, None),
-        StartWith::Everything => (None, start),
-    };
-    let network = start_network(device, config, weights)?;
-    let mut trainer = Trainer::new(
-        network,
-        loss_settings(&config.loss, config.model.branches()),
-        optimizer_settings(&config.train),
-        config.train.batch / config.train.accumulation,
-        config.train.seed,
-    )?;
-    let place = match &newest {
-        Some(folder) => {
-            let place: LoaderState = serde_json::from_value(trainer.resume(folder)?)
-                .with_context(|| folder.join("state.json").display().to_string())?;
-            tracing::info!(
-                "continuing after step {} of {}",
-                trainer.step_count(),
-                config.train.steps
-            );
-            place
-        }
-        None => {
-            if let Some(other) = everything {
-                fine_tune::take_over(&mut trainer, &find_checkpoint(other)?, config.train.steps)?;
-            }
-            LoaderState::default()
-        }
-    };
-    let feed = Feed::start(Arc::clone(&dataset), config, Rank::ALONE, place)?;
+    let (trainer, place) = trainer::begin(device, config, newest.as_deref())?;
+    let feed = Feed::start(Arc::clone(&dataset), config, rank, place)?;
     feed.record().keep(run.root())?;
     keep_codec(dataset.folder(), run.root())?;
     Session::start(config, run, trainer, feed, place)?.run(interrupt)
-}
-
-/// A new network, or one with the weights of another run.
-fn start_network<D: Operators<f32>>(
-    device: D,
-    config: &Config,
-    start_from: Option<&Path>,
-) -> anyhow::Result<Network<f32, D>> {
-    let mut network = Network::new(config.model.clone(), device, config.train.seed)?;
-    network.set_checkpoint_blocks(config.train.checkpoint_blocks);
-    let Some(other) = start_from else { return Ok(network) };
-    let file = if other.is_file() {
-        other.to_owned()
-    } else {
-        find_checkpoint(other)?.join(MODEL_FILE)
-    };
-    tracing::info!("starting from {}", file.display());
-    fine_tune::load(&mut network, &file)?;
-    Ok(network)
 }
 
 /// Copies the codec's own weights, where it has such, beside the run: generated latents are decoded with them.

@@ -44,6 +44,7 @@ impl Activation {
             .pointer(out_gradient)
             .pointer(x_gradient)
             .length(length)
+            .moves(4 * length)
             .over_elements(context, length)?;
         Ok(())
     }
@@ -62,6 +63,7 @@ pub(super) fn activate<E: Precision, T: Tape<E, Cuda>>(
         .pointer(pointer(x))
         .pointer(pointer(&out))
         .length(rows * columns)
+        .moves(2 * rows * columns)
         .over_elements(context, rows * columns)?;
     if T::OWNS_TAPE {
         let (device, x, ghost) = (device.clone(), x.clone(), out.ghost());
@@ -91,6 +93,7 @@ pub(super) fn add<E: Precision, T: Tape<E, Cuda>>(
         .pointer(pointer(b))
         .pointer(pointer(&out))
         .length(length)
+        .moves(3 * length)
         .over_elements(context, length)?;
     if T::OWNS_TAPE {
         let (device, a, b, out) = (device.clone(), a.ghost(), b.ghost(), out.ghost());
@@ -144,6 +147,7 @@ pub(super) fn add_scaled<E: Precision>(
         .pointer(sum)
         .float(factor)
         .length(length)
+        .moves(3 * length)
         .over_elements(context(device)?, length)?;
     Ok(())
 }

@@ -130,6 +130,21 @@ impl Layout {
         }
     }
 
+    /// Values of the queries, and of the outputs.
+    fn query_values(&self) -> usize {
+        self.batch * self.query_tokens * self.width
+    }
+
+    /// Values of the keys.
+    fn key_values(&self) -> usize {
+        self.batch * self.key_tokens * self.width
+    }
+
+    /// FLOPs of so many products of the size queries × keys × columns of a head.
+    fn products(&self, count: usize) -> usize {
+        2 * count * self.query_values() * self.key_tokens
+    }
+
     /// Softmax scale `(D/heads)^-½`.
     fn scale(&self) -> f64 {
         (self.head_width as f64).powf(-0.5)
@@ -178,7 +193,9 @@ impl<E: Precision> Pass<E> {
             .int(layout.query_tokens)
             .int(layout.key_tokens)
             .int(layout.head_width)
-            .float(layout.scale());
+            .float(layout.scale())
+            .moves(2 * layout.query_values() + 2 * layout.key_values())
+            .computes(layout.products(2));
         let shared = layout.shared_bytes(OWN_ROWS + 2 * TILE, 1);
         layout.run(kernel, context, layout.query_tokens, OWN_ROWS, shared)?;
         Ok(Self { out, log_sum_exp })
@@ -201,7 +218,8 @@ impl<E: Precision> Pass<E> {
             .pointer(start(&delta))
             .int(layout.width)
             .int(layout.query_tokens)
-            .int(layout.head_width);
+            .int(layout.head_width)
+            .moves(2 * layout.query_values());
         layout.run(kernel, context, layout.query_tokens, WARPS, 0)?;
 
         let given = |name: &str| {
@@ -223,7 +241,10 @@ impl<E: Precision> Pass<E> {
                 .float(layout.scale())
         };
         let rows = 2 * OWN_ROWS + 2 * TILE;
-        let queries = with_layout(given("attention_backward_queries").pointer(query_gradient));
+        // Scores, gradient of the probabilities, gradient of the queries.
+        let queries = with_layout(given("attention_backward_queries").pointer(query_gradient))
+            .moves(4 * layout.query_values() + 2 * layout.key_values())
+            .computes(layout.products(3));
         layout.run(
             queries,
             context,
@@ -235,6 +256,10 @@ impl<E: Precision> Pass<E> {
             .pointer(key_gradient)
             .pointer(value_gradient);
         let shared = layout.shared_bytes(rows, 2);
-        layout.run(with_layout(keys_values), context, layout.key_tokens, OWN_ROWS, shared)
+        // Scores, gradient of the probabilities, gradients of values and keys.
+        let keys_values = with_layout(keys_values)
+            .moves(2 * layout.query_values() + 6 * layout.key_values())
+            .computes(layout.products(4));
+        layout.run(keys_values, context, layout.key_tokens, OWN_ROWS, shared)
     }
 }

@@ -9,12 +9,15 @@ use cudarc::cublas::CudaBlas;
 use cudarc::driver::{result, sys, CudaDevice, DriverError};
 use dfdx::tensor::{Cuda, CudaError, Storage};
 
+use super::profile::{Profiler, Work};
+
 /// The kernels and handles of the process's CUDA device.
 pub(super) struct Context {
     pub device: Arc<CudaDevice>,
     pub blas: CudaBlas,
     functions: BTreeMap<&'static str, Function>,
     tensor_float_32: AtomicBool,
+    pub profiler: Profiler,
 }
 
 /// A kernel of a module that is never unloaded.
@@ -46,6 +49,14 @@ pub fn prepare(device: &Cuda) -> Result<(), CudaError> {
 pub fn set_tensor_float_32(device: &Cuda, allowed: bool) -> Result<(), CudaError> {
     context(device)?.tensor_float_32.store(allowed, Ordering::Relaxed);
     Ok(())
+}
+
+/// The number of the device among those of the driver.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn ordinal(device: &Cuda) -> Result<usize, CudaError> {
+    Ok(context(device)?.device.ordinal())
 }
 
 pub(super) fn context(device: &Cuda) -> Result<&'static Context, CudaError> {
@@ -89,6 +100,7 @@ impl Context {
             device,
             functions,
             tensor_float_32: AtomicBool::new(false),
+            profiler: Profiler::default(),
         })
     }
 
@@ -97,6 +109,16 @@ impl Context {
             .get(name)
             .copied()
             .ok_or(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))
+    }
+
+    /// Starts work on the device's stream; its time is taken while somebody measures.
+    pub fn watched<E: From<DriverError>>(
+        &self,
+        name: &str,
+        work: Work,
+        start: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.profiler.watch(*self.device.cu_stream(), name, work, start)
     }
 
     pub fn tensor_float_32(&self) -> bool {
@@ -172,7 +194,7 @@ const MODULES: &[Module] = &[
     },
     Module {
         image: image!("diffusion"),
-        kernels: in_both_precisions!["interpolate", "patchify", "unpatchify"; "fill_normal", "sample_posterior"],
+        kernels: in_both_precisions!["mix_patches"; "fill_normal"],
         shared_bytes: 0,
     },
     Module {
@@ -215,7 +237,7 @@ const MODULES: &[Module] = &[
     },
     Module {
         image: image!("optimizer"),
-        kernels: in_both_precisions!["adamw", "scale_loss_gradient"; "prepare_step"],
+        kernels: in_both_precisions!["adamw", "scale_loss_gradient", "add_loss"; "prepare_step"],
         shared_bytes: 0,
     },
     Module {

@@ -50,6 +50,7 @@ pub(super) fn embedding<E: Precision, T: Tape<E, Cuda>>(
         .pointer(pointer(&out))
         .int(count)
         .int(width)
+        .moves(2 * count * width)
         .over_elements(context, count * width)?;
     if T::OWNS_TAPE {
         let (device, table, out) = (device.clone(), table.ghost(), out.ghost());
@@ -61,6 +62,7 @@ pub(super) fn embedding<E: Precision, T: Tape<E, Cuda>>(
                 .pointer(address::<E>(gradients.get_or_alloc_mut(&table)?))
                 .int(count)
                 .int(width)
+                .moves(3 * count * width)
                 .over_all_elements(context, width)?;
             Ok(())
         });
@@ -87,6 +89,7 @@ pub(super) fn add_position<E: Precision, T: Tape<E, Cuda>>(
         .pointer(pointer(&out))
         .length(length)
         .length(position.shape().0 * width)
+        .moves(2 * length)
         .over_elements(context, length)?;
     if T::OWNS_TAPE {
         let (device, tokens, out) = (device.clone(), tokens.ghost(), out.ghost());
@@ -143,6 +146,7 @@ fn move_columns<E: Precision>(
         .int(width)
         .int(from_stride)
         .int(to_stride)
+        .moves(if kernel == "copy_columns" { 2 } else { 3 } * rows * width)
         .over_elements(context, rows * width)?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use cudarc::driver::{result, CudaSlice, DevicePtr, DeviceRepr, DriverError};
 
 use super::context::Context;
 use super::precision::Precision;
+use super::profile::Work;
 
 /// Threads of a block in element-wise kernels.
 const THREADS: usize = 256;
@@ -24,6 +25,9 @@ pub(super) struct Kernel {
     name: String,
     /// Each argument in the low bytes of its own word.
     arguments: Vec<u64>,
+    /// Bytes of a value of the kernel's precision.
+    value: usize,
+    work: Work,
 }
 
 // The driver reads an argument of 4 bytes from the first 4 bytes of its word.
@@ -32,13 +36,18 @@ const _: () = assert!(cfg!(target_endian = "little"));
 impl Kernel {
     /// The kernel of this name for tensors of `E`.
     pub fn of<E: Precision>(name: &str) -> Self {
-        Self::named(format!("{name}_{}", E::NAME))
+        Self {
+            value: size_of::<E>(),
+            ..Self::named(format!("{name}_{}", E::NAME))
+        }
     }
 
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             arguments: Vec::with_capacity(16),
+            value: size_of::<f32>(),
+            work: Work::default(),
         }
     }
 
@@ -69,6 +78,24 @@ impl Kernel {
     /// A `float`.
     pub fn float(mut self, value: f64) -> Self {
         self.arguments.push(u64::from((value as f32).to_bits()));
+        self
+    }
+
+    /// Says, for measurements, how many values of its precision the kernel reads and writes at least.
+    pub fn moves(mut self, values: usize) -> Self {
+        self.work.bytes += (values * self.value) as u64;
+        self
+    }
+
+    /// [`moves`](Self::moves) for floats whatever its precision.
+    pub fn moves_floats(mut self, values: usize) -> Self {
+        self.work.bytes += (values * size_of::<f32>()) as u64;
+        self
+    }
+
+    /// Says, for measurements, how many FLOPs its products are.
+    pub fn computes(mut self, flops: usize) -> Self {
+        self.work.flops += flops as u64;
         self
     }
 
@@ -117,19 +144,21 @@ impl Kernel {
             .map(|argument| std::ptr::from_mut(argument).cast())
             .collect();
         context.device.bind_to_thread()?;
+        let stream = *context.device.cu_stream();
         // SAFETY: the callers in this module pass what the kernel's parameter list in kernels/*.cu says, with buffers of
         // the sizes they name; the tests on the emulated device run every kernel with guarded buffers. The buffers
         // outlive the launch because freeing is queued on the same stream.
-        unsafe {
+        let begin = || unsafe {
             result::launch_kernel(
                 function.0,
                 (grid[0] as u32, grid[1] as u32, grid[2] as u32),
                 (block.0, block.1, 1),
                 shared_bytes as u32,
-                *context.device.cu_stream(),
+                stream,
                 &mut addresses,
             )
-        }
+        };
+        context.watched(&self.name, self.work, begin)
     }
 }
 

@@ -45,7 +45,10 @@ pub(super) fn modulated_layer_norm<E: Precision, T: Tape<E, Cuda>>(
         .pointer(pointer(&out))
         .pointer(start(&mean))
         .pointer(start(&inverse_std));
-    with_layout(forward).float(parts.epsilon).over_rows(context, rows)?;
+    with_layout(forward)
+        .float(parts.epsilon)
+        .moves(2 * rows * width)
+        .over_rows(context, rows)?;
     if T::OWNS_TAPE {
         let (device, x, modulation, out) = (device.clone(), x.clone(), modulation.clone(), out.ghost());
         tape.add_backward_op(move |gradients| {
@@ -59,9 +62,12 @@ pub(super) fn modulated_layer_norm<E: Precision, T: Tape<E, Cuda>>(
                     .pointer(address::<E>(&upstream))
             };
             let target = address::<E>(gradients.get_or_alloc_mut(&x)?);
-            with_layout(given("modulated_layer_norm_backward_input").pointer(target)).over_rows(context, rows)?;
+            with_layout(given("modulated_layer_norm_backward_input").pointer(target))
+                .moves(4 * rows * width)
+                .over_rows(context, rows)?;
             let target = address::<E>(gradients.get_or_alloc_mut(&modulation)?);
             with_layout(given("modulated_layer_norm_backward_modulation").pointer(target))
+                .moves(2 * rows * width)
                 .over_columns(context, width, samples)?;
             Ok(())
         });
@@ -88,6 +94,7 @@ pub(super) fn plain_layer_norm<E: Precision, T: Tape<E, Cuda>>(
         .int(rows)
         .int(width)
         .float(epsilon)
+        .moves(2 * rows * width)
         .over_rows(context, rows)?;
     if T::OWNS_TAPE {
         let (device, x, out) = (device.clone(), x.clone(), out.ghost());
@@ -101,6 +108,7 @@ pub(super) fn plain_layer_norm<E: Precision, T: Tape<E, Cuda>>(
                 .pointer(address::<E>(gradients.get_or_alloc_mut(&x)?))
                 .int(rows)
                 .int(width)
+                .moves(4 * rows * width)
                 .over_rows(context, rows)?;
             Ok(())
         });
@@ -163,6 +171,7 @@ pub(super) fn query_key_norm<E: Precision, T: Tape<E, Cuda>>(
             .int(width)
             .int(packed)
             .int(packed)
+            .moves(if name == "copy_columns" { 2 } else { 3 } * rows * width)
             .over_elements(context, rows * width)
     };
     move_values("copy_columns", pointer(qkv), pointer(&out))?;
@@ -229,6 +238,7 @@ fn normalize_heads<E: Precision, T: Tape<E, Cuda>>(
         .pointer(start(&inverse_std));
     with_layout(forward)
         .float(norm.epsilon)
+        .moves(2 * heads.rows * heads.width)
         .over_rows(context, heads.rows)?;
     if T::OWNS_TAPE {
         let (x, weight, bias, out) = (x.clone(), norm.weight.clone(), norm.bias.clone(), out.ghost());
@@ -242,7 +252,9 @@ fn normalize_heads<E: Precision, T: Tape<E, Cuda>>(
                 .pointer(start(&inverse_std))
                 .pointer(upstream)
                 .pointer(address::<E>(gradients.get_or_alloc_mut(&x)?) + offset);
-            with_layout(input).over_rows(context, heads.rows)?;
+            with_layout(input)
+                .moves(4 * heads.rows * heads.width)
+                .over_rows(context, heads.rows)?;
 
             let groups = column_groups(heads.rows);
             let partial = scratch(context, groups * 2 * heads.width)?;
@@ -252,7 +264,9 @@ fn normalize_heads<E: Precision, T: Tape<E, Cuda>>(
                 .pointer(start(&inverse_std))
                 .pointer(upstream)
                 .pointer(start(&partial));
-            with_layout(parameters).over_columns(context, heads.width, groups)?;
+            with_layout(parameters)
+                .moves(2 * heads.rows * heads.width)
+                .over_columns(context, heads.width, groups)?;
             let of_bias = (heads.width * size_of::<f32>()) as u64;
             let weight_gradient = address::<E>(gradients.get_or_alloc_mut(&weight)?);
             let bias_gradient = address::<E>(gradients.get_or_alloc_mut(&bias)?);

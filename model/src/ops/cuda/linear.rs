@@ -11,6 +11,7 @@ use super::activation::{activate, Activation};
 use super::context::{context, Context};
 use super::launch::{column_groups, scratch, start, Kernel};
 use super::precision::Precision;
+use super::profile::Work;
 use super::tensor::{address, matrix, pointer, take};
 use crate::ops::{Matrix, Vector};
 
@@ -38,15 +39,21 @@ impl Product {
         let leading = |(_, transposed): (u64, bool), rows, columns| if transposed { rows } else { columns };
         let one = 1.0f32;
         let beta = if self.accumulate { 1.0f32 } else { 0.0 };
-        let compute = match E::NAME == f32::NAME && context.tensor_float_32() {
+        let compute = match E::IS_SINGLE && context.tensor_float_32() {
             true => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             false => cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         context.device.bind_to_thread()?;
+        let operands = self.rows * self.inner + self.inner * self.columns;
+        let results = self.rows * self.columns * if self.accumulate { 2 } else { 1 };
+        let work = Work {
+            bytes: ((operands + results) * size_of::<E>()) as u64,
+            flops: 2 * (self.rows * self.inner * self.columns) as u64,
+        };
         // SAFETY: the addresses are of buffers with the sizes named by rows, columns and inner (asserted by the
         // callers), which live until the work queued behind this call frees them; the scalars are floats as the compute
         // type demands and are read before the call returns.
-        unsafe {
+        let multiply = || unsafe {
             gemm_ex(
                 *context.blas.handle(),
                 operation(self.right.1),
@@ -68,8 +75,8 @@ impl Product {
                 compute,
                 cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
-        }?;
-        Ok(())
+        };
+        context.watched(&format!("product_{}", E::NAME), work, || Ok(multiply()?))
     }
 }
 
@@ -119,6 +126,7 @@ pub(super) fn linear<E: Precision, T: Tape<E, Cuda>>(
         .pointer(pointer(bias) + bias_offset)
         .length(rows * columns)
         .int(columns)
+        .moves(2 * rows * columns)
         .over_elements(context, rows * columns)?;
 
     if T::OWNS_TAPE {
@@ -190,6 +198,7 @@ pub(super) fn add_column_sums<E: Precision>(
         .pointer(start(&partial))
         .int(rows)
         .int(columns)
+        .moves(rows * columns)
         .over_columns(context, columns, groups)?;
     Kernel::of::<E>("add_partial_columns")
         .pointer(start(&partial))

@@ -26,6 +26,7 @@ pub(super) fn mean_squared_error<E: Precision, T: Tape<E, Cuda>>(
         .pointer(pointer(target))
         .pointer(start(&sums.partial))
         .length(length)
+        .moves(2 * length)
         .over_reduction(context, sums.count)?;
     let loss = sums.total::<E>(device, context, 1.0 / length as f64)?;
     if T::OWNS_TAPE {
@@ -39,6 +40,7 @@ pub(super) fn mean_squared_error<E: Precision, T: Tape<E, Cuda>>(
                 .pointer(address::<E>(&upstream))
                 .pointer(address::<E>(gradients.get_or_alloc_mut(&prediction)?))
                 .length(length)
+                .moves(4 * length)
                 .over_elements(context, length)?;
             Ok(())
         });
@@ -71,6 +73,7 @@ pub(super) fn acceleration_loss<E: Precision, T: Tape<E, Cuda>>(
         .pointer(start(&sums.partial))
         .length(length)
         .length(per_sample)
+        .moves(3 * length)
         .over_reduction(context, sums.count)?;
     let loss = sums.total::<E>(device, context, 1.0 / length as f64)?;
     if T::OWNS_TAPE {
@@ -87,6 +90,7 @@ pub(super) fn acceleration_loss<E: Precision, T: Tape<E, Cuda>>(
                 .pointer(address::<E>(gradients.get_or_alloc_mut(&acceleration)?))
                 .length(length)
                 .length(per_sample)
+                .moves(5 * length)
                 .over_elements(context, length)?;
             Ok(())
         });
@@ -112,6 +116,7 @@ pub(super) fn cosine_alignment_loss<E: Precision, T: Tape<E, Cuda>>(
         .pointer(start(&sums.partial))
         .int(rows)
         .int(width)
+        .moves(2 * rows * width)
         .over_reduction(context, sums.count)?;
     let loss = sums.total::<E>(device, context, factor)?;
     if T::OWNS_TAPE {
@@ -127,6 +132,7 @@ pub(super) fn cosine_alignment_loss<E: Precision, T: Tape<E, Cuda>>(
                 .int(rows)
                 .int(width)
                 .float(factor)
+                .moves(4 * rows * width)
                 .over_rows(context, rows)?;
             Ok(())
         });

@@ -7,9 +7,11 @@
 
 mod activation;
 mod attention;
+mod communicator;
 mod context;
 mod diffusion;
 mod embedding;
+mod event;
 mod launch;
 mod layer_norm;
 mod linear;
@@ -17,10 +19,17 @@ mod loss;
 mod operators;
 mod optimizer;
 mod precision;
+mod profile;
 mod residual;
 mod tensor;
+mod upload;
 
-pub use context::{prepare, set_tensor_float_32};
-pub use diffusion::{fill_normal, interpolate, patchify, sample_posterior, unpatchify, PathPoint};
-pub use optimizer::{LossScaling, MasterParameter, MasterState, StepController, StepReport, UpdateRule};
+pub use communicator::{Communicator, DeviceValues, SingleProcess};
+pub use context::{ordinal, prepare, set_tensor_float_32};
+pub use diffusion::{fill_normal, mix_patches};
+pub use event::{mark, Mark};
+pub use half::f16;
+pub use optimizer::{LossScaling, MasterParameter, MasterState, StepController, StepEntry, UpdateRule};
 pub use precision::{cast, Precision};
+pub use profile::{device_name, memory, profile, DeviceMemory, KernelTime, Profile, Work};
+pub use upload::Upload;

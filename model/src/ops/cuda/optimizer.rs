@@ -1,27 +1,33 @@
 //! Clipping, AdamW, the moving average and dynamic loss scaling, decided and done on the device.
 //!
-//! A training step with half-precision gradients: [`StepController::scale_loss`] multiplies what the backward pass
-//! starts from; [`StepController::add_gradient`] for every parameter and [`StepController::decide`] measure the norm and
-//! decide whether the step is taken; [`MasterParameter::update`] for every parameter takes it. Nothing of this waits for
-//! the device; [`StepController::report`] does, and is called when somebody wants to see the numbers.
+//! A training step: [`StepController::scale_loss`] multiplies what the backward pass starts from;
+//! [`StepController::add_gradient`] for every parameter and [`StepController::decide`] measure the norm and decide whether
+//! the step is taken; [`MasterParameter::update`] for every parameter takes it. Nothing of this waits for the device;
+//! [`StepController::entries`] does, and is called when somebody wants to see the numbers.
 
 use cudarc::driver::{CudaSlice, DeviceRepr, DeviceSlice};
-use dfdx::prelude::{Gradients, HasShape, Shape, Tape, Tensor, ZerosTensor};
+use dfdx::prelude::{Gradients, HasShape, Tape, ZerosTensor};
 use dfdx::tensor::{Cuda, CudaError};
 
 use super::activation::add_scaled;
+use super::communicator::Communicator;
 use super::context::{context, Context};
 use super::launch::{reduction_blocks, scratch, start, upload, Kernel};
 use super::precision::Precision;
 use super::tensor::{address, pointer, take};
-use crate::ops::{AdamWStep, Scalar};
+use crate::error::ModelError;
+use crate::ops::{AdamWStep, Scalar, Vector};
+use crate::training::LossScale;
+
+/// Steps whose numbers the device keeps until somebody reads them.
+const LOG_STEPS: usize = 1024;
 
 /// How the loss scale behaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossScaling {
     /// The scale of the first step.
     pub initial: f32,
-    /// Finite steps after which the scale is doubled; 0 keeps it fixed.
+    /// Taken steps after which the scale is doubled; 0 keeps it fixed.
     pub growth_interval: usize,
     /// The scale is not doubled beyond this.
     pub highest: f32,
@@ -61,17 +67,17 @@ pub struct UpdateRule {
     pub clip: Option<f64>,
 }
 
-/// What happened so far, read from the device.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
-    /// What the next loss is multiplied by.
-    pub loss_scale: f32,
-    /// Updates made.
-    pub taken: usize,
-    /// Updates dropped because a gradient was not finite.
-    pub skipped: usize,
-    /// Global norm of the last gradients, without the loss scale; not finite for a skipped step.
+/// What a step did, read from the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepEntry {
+    /// The losses, the last of them what is minimised.
+    pub losses: Vec<f32>,
+    /// Global norm of the gradients, without the loss scale.
     pub norm: f32,
+    /// What the loss was multiplied by.
+    pub loss_scale: f32,
+    /// Whether the update was made.
+    pub taken: bool,
 }
 
 /// The twin of `StepState` in kernels/optimizer.cu.
@@ -81,34 +87,51 @@ struct StepState {
     loss_scale: f32,
     steps_since_growth: i32,
     taken: i32,
-    skipped: i32,
-    norm: f32,
     gradient_factor: f32,
     bias_correction1: f32,
     bias_correction2: f32,
 }
 
-// SAFETY: eight 4-byte numbers without padding, as in the kernel.
+// SAFETY: six 4-byte numbers without padding, as in the kernel.
 unsafe impl DeviceRepr for StepState {}
 
-/// Decides on the device whether and how a step is taken.
+/// Numbers of a step in the log besides its losses: norm, loss scale, whether it was taken.
+const FURTHER_NUMBERS: usize = 3;
+
+/// Decides on the device whether and how a step is taken, and keeps there what it did.
 pub struct StepController {
     device: Cuda,
     scaling: LossScaling,
     state: CudaSlice<StepState>,
     squares: CudaSlice<f32>,
     used: usize,
+    losses: CudaSlice<f32>,
+    log: CudaSlice<f32>,
+    logged: usize,
 }
 
 impl StepController {
-    /// A controller for parameters of these sizes, after `taken` earlier updates.
+    /// A controller for parameters of these sizes and so many losses a step, after `taken` earlier updates with the loss
+    /// scale where they left it.
     ///
     /// # Errors
     /// What the driver says, here and below.
-    pub fn new(device: &Cuda, scaling: LossScaling, sizes: &[usize], taken: usize) -> Result<Self, CudaError> {
+    pub fn new(
+        device: &Cuda,
+        scaling: LossScaling,
+        sizes: &[usize],
+        losses: usize,
+        taken: u64,
+        scale: Option<LossScale>,
+    ) -> Result<Self, CudaError> {
         let context = context(device)?;
+        let scale = scale.unwrap_or(LossScale {
+            scale: scaling.initial,
+            steps_since_growth: 0,
+        });
         let state = StepState {
-            loss_scale: scaling.initial,
+            loss_scale: scale.scale,
+            steps_since_growth: scale.steps_since_growth as i32,
             taken: taken as i32,
             ..StepState::default()
         };
@@ -118,6 +141,9 @@ impl StepController {
             state: upload(context, vec![state])?,
             squares: scratch(context, sizes.iter().map(|&size| reduction_blocks(size)).sum())?,
             used: 0,
+            losses: context.device.alloc_zeros(losses)?,
+            log: scratch(context, LOG_STEPS * (losses + FURTHER_NUMBERS))?,
+            logged: 0,
         })
     }
 
@@ -151,24 +177,55 @@ impl StepController {
         Ok(same)
     }
 
-    /// Adds the squares of one parameter's gradient to the norm of this step.
+    /// Adds `share` times `value` to loss number `term` of this step.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn add_gradient<S: Shape, E: Precision>(
+    pub fn add_loss<E: Precision>(
         &mut self,
-        gradients: &mut Gradients<E, Cuda>,
-        parameter: &Tensor<S, E, Cuda>,
+        term: usize,
+        value: &Scalar<E, Cuda>,
+        share: f64,
     ) -> Result<(), CudaError> {
-        let length = parameter.shape().num_elements();
+        assert!(term < self.losses.len(), "optimiser: loss {term}");
+        Kernel::of::<E>("add_loss")
+            .pointer(pointer(value))
+            .pointer(start(&self.losses) + (term * size_of::<f32>()) as u64)
+            .float(share)
+            .over_elements(context(&self.device)?, 1)?;
+        Ok(())
+    }
+
+    /// Adds up the losses of this step over the processes that train together.
+    ///
+    /// # Errors
+    /// The communicator's.
+    pub fn sum_losses(&mut self, communicator: &dyn Communicator) -> Result<(), ModelError> {
+        communicator.sum(f32::values(&mut self.losses))
+    }
+
+    /// Adds up one parameter's gradient over the processes that train together, and its squares to the norm of this step.
+    ///
+    /// # Errors
+    /// The communicator's, or what the driver says.
+    pub fn add_gradient<E: Precision>(
+        &mut self,
+        communicator: &dyn Communicator,
+        gradients: &mut Gradients<E, Cuda>,
+        parameter: &Vector<E, Cuda>,
+    ) -> Result<(), ModelError> {
+        let length = parameter.shape().0;
         let blocks = reduction_blocks(length);
         assert!(
             self.used + blocks <= self.squares.len(),
             "optimiser: more gradients than parameters were announced"
         );
-        let gradient = address::<E>(gradients.get_or_alloc_mut(parameter)?);
+        let gradient = gradients.get_or_alloc_mut(parameter).map_err(ModelError::device)?;
+        communicator.sum(E::values(gradient))?;
         let target = start(&self.squares) + (self.used * size_of::<f32>()) as u64;
-        sum_of_squares::<E>(context(&self.device)?, gradient, target, length, blocks)?;
+        context(&self.device)
+            .and_then(|context| sum_of_squares::<E>(context, address::<E>(gradient), target, length, blocks))
+            .map_err(ModelError::device)?;
         self.used += blocks;
         Ok(())
     }
@@ -178,31 +235,67 @@ impl StepController {
     /// # Errors
     /// What the driver says.
     pub fn decide(&mut self, rule: &UpdateRule) -> Result<(), CudaError> {
+        assert!(!self.is_full(), "optimiser: nobody reads what the steps did");
+        let context = context(&self.device)?;
+        let entry = self.logged * (self.losses.len() + FURTHER_NUMBERS) * size_of::<f32>();
         Kernel::named("prepare_step")
             .pointer(start(&self.squares))
             .int(self.used)
+            .pointer(start(&self.losses))
+            .int(self.losses.len())
+            .pointer(start(&self.log) + entry as u64)
             .pointer(start(&self.state))
             .float(rule.clip.unwrap_or(0.0))
             .float(rule.beta1)
             .float(rule.beta2)
             .int(self.scaling.growth_interval)
             .float(f64::from(self.scaling.highest))
-            .over_reduction(context(&self.device)?, 1)?;
+            .over_reduction(context, 1)?;
+        context.device.memset_zeros(&mut self.losses)?;
+        self.logged += 1;
         self.used = 0;
         Ok(())
     }
 
-    /// Waits for the device and reads what happened.
+    /// Whether [`entries`](Self::entries) must be read before the next step.
+    pub fn is_full(&self) -> bool {
+        self.logged == LOG_STEPS
+    }
+
+    /// Waits for the device and reads what the steps did that were not read before.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn report(&self) -> Result<StepReport, CudaError> {
+    pub fn entries(&mut self) -> Result<Vec<StepEntry>, CudaError> {
+        if self.logged == 0 {
+            return Ok(Vec::new());
+        }
+        let width = self.losses.len() + FURTHER_NUMBERS;
+        let mut numbers = vec![0.0; self.logged * width];
+        let device = &context(&self.device)?.device;
+        device.dtoh_sync_copy_into(&self.log.slice(..numbers.len()), &mut numbers)?;
+        self.logged = 0;
+        let entry = |numbers: &[f32]| {
+            let (losses, further) = numbers.split_at(width - FURTHER_NUMBERS);
+            StepEntry {
+                losses: losses.to_vec(),
+                norm: further[0],
+                loss_scale: further[1],
+                taken: further[2] == 1.0,
+            }
+        };
+        Ok(numbers.chunks_exact(width).map(entry).collect())
+    }
+
+    /// Waits for the device and reads where the loss scale stands.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn loss_scale(&self) -> Result<LossScale, CudaError> {
         let state = context(&self.device)?.device.dtoh_sync_copy(&self.state)?[0];
-        Ok(StepReport {
-            loss_scale: state.loss_scale,
-            taken: state.taken as usize,
-            skipped: state.skipped as usize,
-            norm: state.norm,
+        Ok(LossScale {
+            scale: state.loss_scale,
+            steps_since_growth: state.steps_since_growth as u32,
         })
     }
 }
@@ -218,6 +311,7 @@ fn sum_of_squares<E: Precision>(
         .pointer(x)
         .pointer(partial)
         .length(length)
+        .moves(length)
         .over_reduction(context, blocks)?;
     Ok(())
 }
@@ -232,16 +326,17 @@ pub(super) fn host_sum_of_squares<E: Precision>(device: &Cuda, x: u64, length: u
     Ok(partial.into_iter().map(f64::from).sum())
 }
 
-/// A parameter's master weights, moments and moving average in f32, beside the working copy the network computes with.
-pub struct MasterParameter<S: Shape> {
-    working: Tensor<S, half::f16, Cuda>,
-    master: CudaSlice<f32>,
+/// A parameter's weights, moments and moving average in f32, and the working copy the network computes with.
+pub struct MasterParameter<E: Precision> {
+    working: Vector<E, Cuda>,
+    /// Absent where the working copy is in f32 itself.
+    master: Option<CudaSlice<f32>>,
     first_moment: CudaSlice<f32>,
     second_moment: CudaSlice<f32>,
     ema: CudaSlice<f32>,
 }
 
-/// A parameter's state on the host, as checkpoints hold it.
+/// A parameter's numbers on the host, as checkpoints hold them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MasterState {
     /// The weights.
@@ -254,35 +349,39 @@ pub struct MasterState {
     pub ema: Vec<f32>,
 }
 
-impl<S: Shape> MasterParameter<S> {
-    /// A parameter at `state`, with a working copy of the given shape.
+impl<E: Precision> MasterParameter<E> {
+    /// A parameter at `state`.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn new(device: &Cuda, shape: S, state: MasterState) -> Result<Self, CudaError> {
+    pub fn new(device: &Cuda, state: MasterState) -> Result<Self, CudaError> {
         let context = context(device)?;
-        let length = shape.num_elements();
-        for values in [&state.parameter, &state.first_moment, &state.second_moment, &state.ema] {
+        let length = state.parameter.len();
+        for values in [&state.first_moment, &state.second_moment, &state.ema] {
             assert_eq!(values.len(), length, "optimiser: values of a parameter");
         }
-        let parameter = Self {
-            working: device.try_zeros_like(&shape)?,
-            master: upload(context, state.parameter)?,
+        let weights = upload(context, state.parameter)?;
+        let working = rounded::<E>(device, &weights)?;
+        Ok(Self {
+            master: (!E::IS_SINGLE).then_some(weights),
+            working,
             first_moment: upload(context, state.first_moment)?,
             second_moment: upload(context, state.second_moment)?,
             ema: upload(context, state.ema)?,
-        };
-        Kernel::named("cast_f32_to_f16")
-            .pointer(start(&parameter.master))
-            .pointer(pointer(&parameter.working))
-            .length(length)
-            .over_elements(context, length)?;
-        Ok(parameter)
+        })
     }
 
-    /// The copy in half precision; it changes in place with every update.
-    pub fn working(&self) -> &Tensor<S, half::f16, Cuda> {
+    /// What the network computes with; it changes in place with every update.
+    pub fn working(&self) -> &Vector<E, Cuda> {
         &self.working
+    }
+
+    /// The moving average in the network's precision.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn ema(&self, device: &Cuda) -> Result<Vector<E, Cuda>, CudaError> {
+        rounded::<E>(device, &self.ema)
     }
 
     /// Takes the step the controller has decided on: AdamW, the moving average, the new working copy.
@@ -292,41 +391,98 @@ impl<S: Shape> MasterParameter<S> {
     pub fn update(
         &mut self,
         controller: &StepController,
-        gradients: &mut Gradients<half::f16, Cuda>,
+        gradients: &mut Gradients<E, Cuda>,
         rule: &UpdateRule,
     ) -> Result<(), CudaError> {
-        let length = self.working.shape().num_elements();
-        let gradient = address::<half::f16>(gradients.get_or_alloc_mut(&self.working)?);
+        let gradient = address::<E>(gradients.get_or_alloc_mut(&self.working)?);
+        let working = pointer(&self.working);
         let parts = Parts {
             gradient,
-            parameter: start(&self.master),
+            parameter: self.master.as_ref().map_or(working, start),
             first_moment: start(&self.first_moment),
             second_moment: start(&self.second_moment),
             ema: start(&self.ema),
-            working: pointer(&self.working),
+            working: if self.master.is_some() { working } else { 0 },
         };
-        adamw::<half::f16>(
-            context(&controller.device)?,
-            parts,
-            start(&controller.state),
-            rule,
-            length,
-        )
+        let context = context(&controller.device)?;
+        adamw::<E>(context, parts, start(&controller.state), rule, self.working.shape().0)
     }
 
-    /// Waits for the device and copies the state to the host.
+    /// Waits for the device and copies everything to the host.
     ///
     /// # Errors
     /// What the driver says.
     pub fn state(&self) -> Result<MasterState, CudaError> {
-        let device = self.master.device();
         Ok(MasterState {
-            parameter: device.dtoh_sync_copy(&self.master)?,
-            first_moment: device.dtoh_sync_copy(&self.first_moment)?,
-            second_moment: device.dtoh_sync_copy(&self.second_moment)?,
-            ema: device.dtoh_sync_copy(&self.ema)?,
+            parameter: self.weights()?,
+            first_moment: self.first_moment()?,
+            second_moment: self.second_moment()?,
+            ema: self.moving_average()?,
         })
     }
+
+    /// Waits for the device and copies the weights to the host.
+    ///
+    /// # Errors
+    /// What the driver says, here and below.
+    pub fn weights(&self) -> Result<Vec<f32>, CudaError> {
+        match &self.master {
+            Some(master) => to_host(master),
+            None => {
+                let mut values = vec![E::default(); self.working.shape().0];
+                self.working.copy_into(&mut values);
+                // A working copy without a master is in f32.
+                Ok(values.iter().map(|value| value.to_f32().unwrap_or(f32::NAN)).collect())
+            }
+        }
+    }
+
+    /// Waits for the device and copies the running mean of the gradient to the host.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn first_moment(&self) -> Result<Vec<f32>, CudaError> {
+        to_host(&self.first_moment)
+    }
+
+    /// Waits for the device and copies the running mean of the squared gradient to the host.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn second_moment(&self) -> Result<Vec<f32>, CudaError> {
+        to_host(&self.second_moment)
+    }
+
+    /// Waits for the device and copies the moving average to the host.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn moving_average(&self) -> Result<Vec<f32>, CudaError> {
+        to_host(&self.ema)
+    }
+}
+
+fn to_host(values: &CudaSlice<f32>) -> Result<Vec<f32>, CudaError> {
+    Ok(values.device().dtoh_sync_copy(values)?)
+}
+
+/// A copy in the network's precision.
+fn rounded<E: Precision>(device: &Cuda, values: &CudaSlice<f32>) -> Result<Vector<E, Cuda>, CudaError> {
+    let out: Vector<E, Cuda> = device.try_zeros_like(&(values.len(),))?;
+    let kernel = if E::IS_SINGLE {
+        Kernel::named("add_scaled_f32")
+            .pointer(start(values))
+            .pointer(pointer(&out))
+            .float(1.0)
+    } else {
+        Kernel::named(format!("cast_f32_to_{}", E::NAME))
+            .pointer(start(values))
+            .pointer(pointer(&out))
+    };
+    kernel
+        .length(values.len())
+        .over_elements(context(device)?, values.len())?;
+    Ok(out)
 }
 
 /// The addresses an update works on; `working` is 0 where the parameter has no working copy.
@@ -361,6 +517,8 @@ fn adamw<E: Precision>(
         .float(rule.weight_decay)
         .float(rule.ema_decay)
         .length(length)
+        .moves(if parts.working == 0 { 1 } else { 2 } * length)
+        .moves_floats(8 * length)
         .over_elements(context, length)?;
     Ok(())
 }

@@ -1,10 +1,11 @@
 use cudarc::cublas::sys::cudaDataType;
-use cudarc::driver::DeviceRepr;
+use cudarc::driver::{CudaSlice, DeviceRepr};
 use dfdx::dtypes::Dtype;
 use dfdx::prelude::{HasShape, Shape, Tensor, ZerosTensor};
 use dfdx::tensor::{Cuda, CudaError};
 use half::f16;
 
+use super::communicator::DeviceValues;
 use super::context::context;
 use super::launch::Kernel;
 use super::tensor::pointer;
@@ -15,16 +16,31 @@ pub trait Precision: Dtype + DeviceRepr {
     const NAME: &'static str;
     /// cuBLAS's name for it.
     const TYPE: cudaDataType;
+    /// Whether it is f32.
+    const IS_SINGLE: bool;
+
+    /// Numbers of this precision, for a [`Communicator`](super::Communicator).
+    fn values(values: &mut CudaSlice<Self>) -> DeviceValues<'_>;
 }
 
 impl Precision for f32 {
     const NAME: &'static str = "f32";
     const TYPE: cudaDataType = cudaDataType::CUDA_R_32F;
+    const IS_SINGLE: bool = true;
+
+    fn values(values: &mut CudaSlice<Self>) -> DeviceValues<'_> {
+        DeviceValues::Single(values)
+    }
 }
 
 impl Precision for f16 {
     const NAME: &'static str = "f16";
     const TYPE: cudaDataType = cudaDataType::CUDA_R_16F;
+    const IS_SINGLE: bool = false;
+
+    fn values(values: &mut CudaSlice<Self>) -> DeviceValues<'_> {
+        DeviceValues::Half(values)
+    }
 }
 
 /// A copy in another precision, rounded to nearest even; what is too large for f16 becomes infinite.

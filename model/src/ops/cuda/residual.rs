@@ -39,6 +39,7 @@ pub(super) fn gated_residual<E: Precision, T: Tape<E, Cuda>>(
         .int(tokens)
         .int(stride)
         .int(gate * width)
+        .moves(3 * rows * width)
         .over_elements(context, rows * width)?;
     if T::OWNS_TAPE {
         let (device, x, modulation, y) = (device.clone(), x.ghost(), modulation.clone(), y.clone());
@@ -56,6 +57,7 @@ pub(super) fn gated_residual<E: Precision, T: Tape<E, Cuda>>(
                 .int(tokens)
                 .int(stride)
                 .int(gate * width)
+                .moves(6 * rows * width)
                 .over_columns(context, width, samples)?;
             Ok(())
         });

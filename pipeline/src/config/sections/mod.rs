@@ -14,7 +14,7 @@ pub use data::{DataConfig, LastBatch, OnError, Shuffle};
 pub use loss::{LossConfig, Path, TrainingTimes};
 pub use output::{OutputConfig, OutputFormat};
 pub use sample::{SampleConfig, Sampler};
-pub use train::{Schedule, StartWith, TrainConfig};
+pub use train::{Precision, Schedule, StartWith, TrainConfig};
 
 impl Config {
     /// The rules every value keeps, and those between sections.

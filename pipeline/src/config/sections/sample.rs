@@ -3,6 +3,7 @@
 use deepflow_model::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
+use super::train::Precision;
 use super::{at_least_one, in_range, Violation};
 
 /// The integrator from noise to data.
@@ -40,6 +41,10 @@ pub struct SampleConfig {
     pub batch: usize,
     /// Samples in a shard: what a stop loses at most.
     pub shard_samples: usize,
+    /// What the network computes in; "mixed" needs a GPU.
+    pub precision: Precision,
+    /// Lets a GPU round the factors of f32 matrix products to TF32.
+    pub tf32: bool,
     /// Uses the averaged weights instead of the trained ones.
     pub ema: bool,
     /// Time offset of each branch at inference; empty means none.
@@ -61,6 +66,8 @@ impl Default for SampleConfig {
             seed: 0,
             batch: 64,
             shard_samples: 256,
+            precision: Precision::F32,
+            tf32: true,
             ema: true,
             branch_times: Vec::new(),
             relative_tolerance: 1e-3,

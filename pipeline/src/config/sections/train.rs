@@ -28,6 +28,17 @@ pub enum StartWith {
     Everything,
 }
 
+/// What a network computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single precision everywhere.
+    #[default]
+    F32,
+    /// Half precision with sums, softmax, normalisation, master weights and moments in single precision; on GPUs.
+    Mixed,
+}
+
 /// `[train]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -41,6 +52,10 @@ pub struct TrainConfig {
     /// Keeps only the input of every block and computes the block again in the backward pass: less memory for about a
     /// third more time, the same results.
     pub checkpoint_blocks: bool,
+    /// What the network computes in; "mixed" needs a GPU.
+    pub precision: Precision,
+    /// Lets a GPU round the factors of f32 matrix products to TF32.
+    pub tf32: bool,
     /// Seed of everything random in the run.
     pub seed: u64,
     /// Learning rate of AdamW after the warm-up.
@@ -92,6 +107,8 @@ impl Default for TrainConfig {
             batch: 256,
             accumulation: 1,
             checkpoint_blocks: false,
+            precision: Precision::F32,
+            tf32: true,
             seed: 0,
             learning_rate: 1e-4,
             schedule: Schedule::Constant,

@@ -1,11 +1,15 @@
 // A libcuda.so.1 without a GPU: the part of the driver interface that cudarc calls, on host memory and the emulator.
 //
-// Everything is synchronous, there is one device, a "device pointer" is a host address. Fresh memory is filled with
-// NaN, and every allocation stands between guard bytes that are checked when it is freed, so that reading what was never
-// written and writing past the end both show. Declared after the CUDA driver API's documentation.
+// There is one device, a "device pointer" is a host address, and the default stream does everything at once. Copies on
+// any other stream are made as late as they may be: when an event recorded behind them is waited for. Fresh memory is
+// filled with NaN, and every allocation stands between guard bytes that are checked when it is freed. So what is read before
+// it was written, and what is written past the end, both show. Declared after the CUDA driver API's documentation.
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <chrono>
+#include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
 
@@ -22,7 +26,7 @@ constexpr int COMPUTE_CAPABILITY_MAJOR = 75, COMPUTE_CAPABILITY_MINOR = 76, MEMO
 
 std::mutex device;  // one kernel, one allocation at a time
 std::map<uint64_t, size_t> allocations;
-size_t allocated;
+size_t allocated, most_allocated;
 
 [[noreturn]] void stop(const std::string &fault) {
     fprintf(stderr, "emulated CUDA device: %s\n", fault.c_str());
@@ -41,6 +45,7 @@ Status allocate(uint64_t *pointer, size_t bytes) {
     *pointer = (uint64_t)(memory + GUARD);
     allocations[*pointer] = bytes;
     allocated += bytes;
+    most_allocated = std::max(most_allocated, allocated);
     return Success;
 }
 
@@ -55,6 +60,43 @@ Status release(uint64_t pointer) {
     free((void *)(memory - GUARD));
     allocated -= found->second;
     allocations.erase(found);
+    return Success;
+}
+
+using Clock = std::chrono::steady_clock;
+
+struct Stream {
+    std::deque<std::function<void()>> late;
+    size_t made;  // how many copies were ever asked for
+};
+
+struct Event {
+    Stream *stream;  // null: the default stream, which is never late
+    size_t after;    // copies that were asked for before the event was recorded
+    Clock::time_point time;
+};
+
+std::recursive_mutex streams;
+thread_local uint64_t host_waits;  // times this thread waited for the device to be done
+
+void catch_up(Stream &stream, size_t after) {
+    const std::lock_guard<std::recursive_mutex> lock(streams);
+    while (!stream.late.empty() && stream.made - stream.late.size() < after) {
+        stream.late.front()();
+        stream.late.pop_front();
+    }
+}
+
+void await(const Event &event) {
+    if (event.stream != nullptr) catch_up(*event.stream, event.after);
+}
+
+// Does `copy` at once on the default stream, some day on any other.
+Status copy_on(void *stream, std::function<void()> copy) {
+    if (stream == nullptr) return copy(), Success;
+    const std::lock_guard<std::recursive_mutex> lock(streams);
+    static_cast<Stream *>(stream)->late.push_back(std::move(copy));
+    static_cast<Stream *>(stream)->made += 1;
     return Success;
 }
 
@@ -85,21 +127,40 @@ int cuDeviceGetAttribute(int *value, int attribute, int) {
 }
 int cuDeviceGetDefaultMemPool(void **pool, int) { return hand_out(pool); }
 int cuMemPoolSetAttribute(void *, int, void *) { return Success; }
+int cuMemPoolGetAttribute(void *, int, void *most_used) { return *(uint64_t *)most_used = most_allocated, Success; }
 
 int cuDevicePrimaryCtxRetain(void **context, int) { return hand_out(context); }
 int cuDevicePrimaryCtxRelease_v2(int) { return Success; }
 int cuCtxSetCurrent(void *) { return Success; }
 int cuCtxGetCurrent(void **context) { return hand_out(context); }
 
-int cuStreamCreate(void **stream, unsigned) { return hand_out(stream); }
-int cuStreamDestroy_v2(void *) { return Success; }
-int cuStreamSynchronize(void *) { return Success; }
-int cuStreamWaitEvent(void *, void *, unsigned) { return Success; }
-int cuEventCreate(void **event, unsigned) { return hand_out(event); }
-int cuEventDestroy_v2(void *) { return Success; }
-int cuEventRecord(void *, void *) { return Success; }
-int cuEventSynchronize(void *) { return Success; }
-int cuEventElapsedTime(float *milliseconds, void *, void *) { return *milliseconds = 0.0f, Success; }
+int cuStreamCreate(void **stream, unsigned) { return *stream = new Stream(), Success; }
+int cuStreamDestroy_v2(void *stream) {
+    catch_up(*static_cast<Stream *>(stream), SIZE_MAX);
+    return delete static_cast<Stream *>(stream), Success;
+}
+int cuStreamSynchronize(void *stream) {
+    host_waits += 1;
+    if (stream != nullptr) catch_up(*static_cast<Stream *>(stream), SIZE_MAX);
+    return Success;
+}
+int cuStreamWaitEvent(void *, void *event, unsigned) { return await(*static_cast<Event *>(event)), Success; }
+int cuEventCreate(void **event, unsigned) { return *event = new Event(), Success; }
+int cuEventDestroy_v2(void *event) { return delete static_cast<Event *>(event), Success; }
+int cuEventRecord(void *event, void *stream) {
+    const std::lock_guard<std::recursive_mutex> lock(streams);
+    auto *const on = static_cast<Stream *>(stream);
+    *static_cast<Event *>(event) = {on, on != nullptr ? on->made : 0, Clock::now()};
+    return Success;
+}
+int cuEventSynchronize(void *event) { return await(*static_cast<Event *>(event)), Success; }
+int cuEventElapsedTime(float *milliseconds, void *start, void *end) {
+    const auto time = static_cast<Event *>(end)->time - static_cast<Event *>(start)->time;
+    return *milliseconds = std::chrono::duration<float, std::milli>(time).count(), Success;
+}
+
+// For the tests: how often the calling thread waited for the device to be done.
+uint64_t emulated_host_waits() { return host_waits; }
 
 int cuMemAlloc_v2(uint64_t *pointer, size_t bytes) { return allocate(pointer, bytes); }
 int cuMemAllocAsync(uint64_t *pointer, size_t bytes, void *) { return allocate(pointer, bytes); }
@@ -119,10 +180,13 @@ int cuMemsetD8Async(uint64_t pointer, unsigned char value, size_t bytes, void *)
     return memset((void *)pointer, value, bytes), Success;
 }
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) { return memcpy((void *)to, from, bytes), Success; }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
-    return memcpy((void *)to, from, bytes), Success;
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    return copy_on(stream, [=] { memcpy((void *)to, from, bytes); });
 }
-int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) { return memcpy(to, (void *)from, bytes), Success; }
+int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
+    host_waits += 1;
+    return memcpy(to, (void *)from, bytes), Success;
+}
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
     return memcpy(to, (void *)from, bytes), Success;
 }

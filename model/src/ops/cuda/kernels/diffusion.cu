@@ -1,4 +1,4 @@
-// What a training sample is made of: the posterior's sample, its noise, the point on the path and the velocity target.
+// What a training sample is made of: its noise, the point on the path and the targets, as patches.
 //
 // The normal numbers are bit for bit those of `random::Stream` (datasets): Philox4x32-10 and a Box–Muller transform made
 // of operations that round the same everywhere, so that a run may move between processor and GPU.
@@ -66,15 +66,15 @@ __device__ inline Turn cos_sin_of_turn(uint32_t word) {
     return {__uint_as_float(x ^ ((quarter ^ (quarter >> 1)) & 1) << 31), __uint_as_float(y ^ (quarter >> 1) << 31)};
 }
 
-// out (samples, per_sample): row s is `Stream::new(seed, purpose, epoch, positions[s]).fill_normal`.
+// out (samples, per_sample): row s is `Stream::new(seed, purpose, epochs[s], positions[s]).fill_normal`.
 // Draw i is word (i mod 64)/16 of counter 16·(i/64) + i mod 16; words 0 and 1, and 2 and 3, make two normals each.
-extern "C" __global__ void fill_normal(float *out, const uint64_t *positions, uint32_t key0, uint32_t key1,
-                                       uint32_t purpose, uint32_t epoch, int samples, int per_sample) {
+extern "C" __global__ void fill_normal(float *out, const uint64_t *positions, const uint32_t *epochs, uint32_t key0,
+                                       uint32_t key1, uint32_t purpose, int samples, int per_sample) {
     const int counters = ceil_div(per_sample, 64) * 16;
     for (size_t i = first_element(); i < (size_t)samples * counters; i += element_stride()) {
         const int sample = (int)(i / counters), counter = (int)(i % counters);
         const uint64_t position = positions[sample];
-        const Words words = philox({{(uint32_t)counter, epoch, (uint32_t)position,
+        const Words words = philox({{(uint32_t)counter, epochs[sample], (uint32_t)position,
                                      ((uint32_t)(position >> 32) & 0x00ffffffu) | purpose << 24}},
                                    key0, key1);
         for (int half = 0; half < 2; ++half) {
@@ -89,66 +89,30 @@ extern "C" __global__ void fill_normal(float *out, const uint64_t *positions, ui
 }
 EXPORT_KERNEL(fill_normal)
 
-// latent = factor·(mean + std·normal).
-extern "C" __global__ void sample_posterior(const float *mean, const float *standard_deviation, const float *normal,
-                                            float *latent, float factor, size_t length) {
-    for (size_t i = first_element(); i < length; i += element_stride())
-        latent[i] = factor * (mean[i] + standard_deviation[i] * normal[i]);
-}
-EXPORT_KERNEL(sample_posterior)
-
-// x_t = a·data + b·noise and target = a'·data + b'·noise; path 0: a = 1-t, b = t; path 1: a = cos(πt/2), b = sin(πt/2).
-// times (samples), matrices (samples, per_sample).
+// weights[2s]·data + weights[2s + 1]·noise of every sample s as tokens: latents (batch, channels, size, size), tokens
+// (batch·(size/patch)², patch·patch·channels) whose values are in the order (channel, py, px), or (py, px, channel).
 template <typename T>
-__device__ inline void interpolate(const float *data, const float *noise, const float *times, T *x, T *target,
-                                   size_t length, size_t per_sample, int path) {
-    constexpr float QUARTER = 1.57079632679489661923f;
-    for (size_t i = first_element(); i < length; i += element_stride()) {
-        const float t = times[i / per_sample];
-        float a = 1.0f - t, b = t, a_slope = -1.0f, b_slope = 1.0f;
-        if (path == 1) {
-            sincosf(QUARTER * t, &b, &a);
-            a_slope = -QUARTER * b;
-            b_slope = QUARTER * a;
-        }
-        x[i] = from_float<T>(a * data[i] + b * noise[i]);
-        target[i] = from_float<T>(a_slope * data[i] + b_slope * noise[i]);
-    }
-}
-
-// Images (batch, channels, size, size) to tokens (batch·(size/patch)², patch·patch·channels): token (row, column) holds
-// (py, px, channel). `inverse` goes back.
-template <typename T>
-__device__ inline void patchify(const T *from, T *to, int batch, int channels, int size, int patch, bool inverse) {
+__device__ inline void mix_patches(const float *data, const float *noise, const float *weights, T *tokens, int batch,
+                                   int channels, int size, int patch, bool channel_first) {
     const int side = size / patch, width = patch * patch * channels;
     for (size_t i = first_element(); i < (size_t)batch * side * side * width; i += element_stride()) {
-        const int channel = i % channels, px = i / channels % patch, py = i / (channels * patch) % patch;
-        const int column = i / width % side, row = i / ((size_t)width * side) % side;
+        const int value = i % width, column = i / width % side, row = i / ((size_t)width * side) % side;
         const size_t sample = i / ((size_t)width * side * side);
+        const int channel = channel_first ? value / (patch * patch) : value % channels;
+        const int px = channel_first ? value % patch : value / channels % patch;
+        const int py = channel_first ? value / patch % patch : value / (channels * patch);
         const size_t pixel = ((sample * channels + channel) * size + row * patch + py) * size + column * patch + px;
-        if (inverse)
-            to[pixel] = from[i];
-        else
-            to[i] = from[pixel];
+        tokens[i] = from_float<T>(weights[2 * sample] * data[pixel] + weights[2 * sample + 1] * noise[pixel]);
     }
 }
 
-#define DIFFUSION_KERNELS(NAME, T)                                                                                     \
-    extern "C" __global__ void interpolate_##NAME(const float *data, const float *noise, const float *times, T *x,     \
-                                                  T *target, size_t length, size_t per_sample, int path) {             \
-        interpolate<T>(data, noise, times, x, target, length, per_sample, path);                                       \
+#define MIX_KERNEL(NAME, T)                                                                                            \
+    extern "C" __global__ void mix_patches_##NAME(const float *data, const float *noise, const float *weights,         \
+                                                  T *tokens, int batch, int channels, int size, int patch,             \
+                                                  int channel_first) {                                                 \
+        mix_patches<T>(data, noise, weights, tokens, batch, channels, size, patch, channel_first != 0);                \
     }                                                                                                                  \
-    EXPORT_KERNEL(interpolate_##NAME)                                                                                  \
-    extern "C" __global__ void patchify_##NAME(const T *image, T *tokens, int batch, int channels, int size,           \
-                                               int patch) {                                                            \
-        patchify<T>(image, tokens, batch, channels, size, patch, false);                                               \
-    }                                                                                                                  \
-    EXPORT_KERNEL(patchify_##NAME)                                                                                     \
-    extern "C" __global__ void unpatchify_##NAME(const T *tokens, T *image, int batch, int channels, int size,         \
-                                                 int patch) {                                                          \
-        patchify<T>(tokens, image, batch, channels, size, patch, true);                                                \
-    }                                                                                                                  \
-    EXPORT_KERNEL(unpatchify_##NAME)
+    EXPORT_KERNEL(mix_patches_##NAME)
 
-DIFFUSION_KERNELS(f32, float)
-DIFFUSION_KERNELS(f16, __half)
+MIX_KERNEL(f32, float)
+MIX_KERNEL(f16, __half)
