@@ -94,6 +94,15 @@ impl Attention {
         (BLOCK_SCORES / self.keys.max(1)).clamp(8, self.queries.max(8))
     }
 
+    /// The right factor of one product for each block of queries.
+    fn factor<'a>(&self, matrix: MatrixRef<'a>) -> Factor<'a> {
+        if self.block() < self.queries {
+            Factor::Packed(PackedMatrix::briefly(matrix))
+        } else {
+            Factor::UsedOnce(matrix)
+        }
+    }
+
     /// Sample `sample`, head `head` of a projection with `tokens` rows a sample.
     fn head<'a>(&self, part: Projection<'a>, tokens: usize, sample: usize, head: usize) -> MatrixRef<'a> {
         let start = sample * tokens * part.stride + part.offset + head * self.head_width;
@@ -131,8 +140,7 @@ impl Attention {
         normalizers: &mut [f32],
     ) {
         let (keys, scale) = (self.keys, self.scale());
-        let key = PackedMatrix::briefly(key.transposed());
-        let value = PackedMatrix::briefly(value);
+        let (key, value) = (self.factor(key.transposed()), self.factor(value));
         let mut buffer = Scratch::take(self.block() * keys);
         for first in (0..self.queries).step_by(self.block()) {
             let count = self.block().min(self.queries - first);
@@ -164,6 +172,25 @@ impl Attention {
 
     /// Gradients of a self-attention over `qkv` (batch·tokens, 3·width), added to `dqkv` of the same size.
     pub fn self_backward(&self, qkv: &[f32], out: &[f32], normalizers: &[f32], dout: &[f32], dqkv: &mut [f32]) {
+        self.write_self_gradients(qkv, out, normalizers, dout, dqkv, true);
+    }
+
+    /// The gradient of `qkv` by itself: what [`self_backward`](Self::self_backward) adds.
+    pub fn self_gradient(&self, qkv: &[f32], out: &[f32], normalizers: &[f32], dout: &[f32]) -> Vec<f32> {
+        let mut dqkv = unwritten(qkv.len());
+        self.write_self_gradients(qkv, out, normalizers, dout, &mut dqkv, false);
+        dqkv
+    }
+
+    fn write_self_gradients(
+        &self,
+        qkv: &[f32],
+        out: &[f32],
+        normalizers: &[f32],
+        dout: &[f32],
+        dqkv: &mut [f32],
+        accumulate: bool,
+    ) {
         let width = self.width();
         let part = |index| Projection {
             values: qkv,
@@ -179,7 +206,8 @@ impl Attention {
                 gradients.push(HeadGradients { query, key, value });
             }
         }
-        self.backward((part(0), part(1), part(2)), out, normalizers, dout, gradients);
+        let inputs = (part(0), part(1), part(2));
+        self.backward(inputs, out, normalizers, dout, gradients, accumulate);
     }
 
     /// Gradients of a cross-attention of `q` (batch·queries, width) over `kv` (batch·keys, 2·width), added to `dq` and
@@ -215,7 +243,7 @@ impl Attention {
                 gradients.push(HeadGradients { query, key, value });
             }
         }
-        self.backward((query, part(0), part(1)), out, normalizers, dout, gradients);
+        self.backward((query, part(0), part(1)), out, normalizers, dout, gradients, true);
     }
 
     fn backward(
@@ -225,6 +253,7 @@ impl Attention {
         normalizers: &[f32],
         dout: &[f32],
         gradients: Vec<HeadGradients<'_>>,
+        accumulate: bool,
     ) {
         let packed = |values| Projection {
             values,
@@ -242,15 +271,15 @@ impl Attention {
                 dout: self.head(packed(dout), self.queries, sample, head),
                 normalizers: &normalizers[index * self.queries..][..self.queries],
             };
-            self.backward_head(&inputs, gradients);
+            self.backward_head(&inputs, gradients, accumulate);
         });
     }
 
-    fn backward_head(&self, inputs: &HeadInputs<'_>, mut gradients: HeadGradients<'_>) {
+    fn backward_head(&self, inputs: &HeadInputs<'_>, mut gradients: HeadGradients<'_>, accumulate: bool) {
         let (keys, scale) = (self.keys, self.scale());
-        let transposed_key = PackedMatrix::briefly(inputs.key.transposed());
-        let transposed_value = PackedMatrix::briefly(inputs.value.transposed());
-        let key = PackedMatrix::briefly(inputs.key);
+        let transposed_key = self.factor(inputs.key.transposed());
+        let transposed_value = self.factor(inputs.value.transposed());
+        let key = self.factor(inputs.key);
         let mut probability_buffer = Scratch::take(self.block() * keys);
         let mut gradient_buffer = Scratch::take(self.block() * keys);
         for first in (0..self.queries).step_by(self.block()) {
@@ -270,7 +299,9 @@ impl Attention {
                 probabilities(scores, scale, normalizer);
             }
             let transposed = MatrixRef::row_major(probability, count, keys).transposed();
-            gemm_on_this_thread(transposed, dout, gradients.value.rows_mut(0, keys), true);
+            // Every block of queries adds to the gradients of all keys and values.
+            let add = accumulate || first > 0;
+            gemm_on_this_thread(transposed, dout, gradients.value.rows_mut(0, keys), add);
 
             let gradient = &mut gradient_buffer.values_mut()[..count * keys];
             multiply(
@@ -288,8 +319,8 @@ impl Attention {
                 score_gradient(gradient, probability, delta, scale);
             }
             let gradient = MatrixRef::row_major(gradient, count, keys);
-            multiply(gradient, &key, gradients.query.rows_mut(first, count), true);
-            gemm_on_this_thread(gradient.transposed(), query, gradients.key.rows_mut(0, keys), true);
+            multiply(gradient, &key, gradients.query.rows_mut(first, count), accumulate);
+            gemm_on_this_thread(gradient.transposed(), query, gradients.key.rows_mut(0, keys), add);
         }
     }
 }
@@ -304,6 +335,15 @@ struct HeadInputs<'a> {
     normalizers: &'a [f32],
 }
 
-fn multiply(left: MatrixRef<'_>, right: &PackedMatrix, c: MatrixMut<'_>, accumulate: bool) {
-    gemm_packed(left, right, c, accumulate, Epilogue::None, Threads::Calling);
+/// The right factor of a head's products.
+enum Factor<'a> {
+    Packed(PackedMatrix),
+    UsedOnce(MatrixRef<'a>),
+}
+
+fn multiply(left: MatrixRef<'_>, right: &Factor<'_>, c: MatrixMut<'_>, accumulate: bool) {
+    match right {
+        Factor::Packed(right) => gemm_packed(left, right, c, accumulate, Epilogue::None, Threads::Calling),
+        Factor::UsedOnce(right) => gemm_on_this_thread(left, *right, c, accumulate),
+    }
 }

@@ -10,9 +10,10 @@ use rayon::prelude::*;
 
 use super::epilogue::{Epilogue, Operand};
 use super::kernel::{Kernel, Tile, LARGEST_TILE};
-use super::matrix::MatrixMut;
+use super::matrix::{MatrixMut, MatrixRef};
 use super::packed::{pack, packed_len, panel_width, Panels};
 use super::scratch::Scratch;
+use crate::ops::cpu::activation::Activation;
 
 /// Length of a stretch of the sum: a panel of B of this length stays in the first cache.
 const K_BLOCK: usize = 256;
@@ -26,6 +27,14 @@ const SHARED_LIMIT: usize = 1 << 22;
 const PARALLEL_FROM: usize = 1 << 19;
 /// Tasks worth having: enough for the threads to even out.
 const TASKS: usize = 16;
+/// Values of a factor that the second cache holds (1 MiB): reading it where it lies costs less than packing it.
+const IN_PLACE_LIMIT: usize = 1 << 18;
+/// Distance of a factor's rows from which each of them lies on a memory page of its own.
+const PAGE: usize = 1 << 10;
+/// Columns of a product below which packing the left factor costs more than it saves: it is read once for every tile.
+const IN_PLACE_COLUMNS: usize = 512;
+/// Values of a factor below which packing it is not worth a second thread.
+const PACK_PARALLEL_FROM: usize = 1 << 15;
 
 /// A factor, as a task finds it.
 #[derive(Clone, Copy)]
@@ -34,6 +43,16 @@ enum Source<'a> {
     Shared(Panels<'a>, usize),
     /// To be packed by the task.
     Own(Operand<'a>),
+    /// Read where it lies.
+    InPlace(MatrixRef<'a>),
+}
+
+/// The factor that is packed ahead, as a whole, and read by all tasks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    Nothing,
+    Left,
+    Right,
 }
 
 /// The right factor of [`multiply`].
@@ -101,20 +120,20 @@ pub(super) fn multiply(
     }
     let parallel =
         matches!(threads, Threads::All) && rows * columns * k >= PARALLEL_FROM && rayon::current_num_threads() > 1;
-    // The larger factor is packed by the tasks, each its part; the smaller one is packed ahead and read by all.
-    let share_left = matches!(right, Right::Matrix(_)) && rows <= columns;
-    let shared_rows = if share_left { rows } else { columns };
-    let round = match right {
-        Right::Packed(_) => k,
-        Right::Matrix(_) => (SHARED_LIMIT / shared_rows / K_BLOCK).max(1) * K_BLOCK,
+    let (left_source, ahead) = plan(kernel, &left, &right, columns);
+    let (shared_rows, width) = match ahead {
+        Ahead::Nothing => (0, 0),
+        Ahead::Left => (rows, kernel.mr),
+        Ahead::Right => (columns, kernel.nr),
     };
-    let mut shared = match right {
-        Right::Packed(_) => Scratch::take(0),
-        Right::Matrix(_) => {
-            let width = if share_left { kernel.mr } else { kernel.nr };
-            Scratch::take(packed_len(shared_rows, width, round.min(k)))
-        }
+    let round = match ahead {
+        Ahead::Nothing => k,
+        Ahead::Left | Ahead::Right => (SHARED_LIMIT / shared_rows / K_BLOCK).max(1) * K_BLOCK,
     };
+    let mut shared = Scratch::take(match ahead {
+        Ahead::Nothing => 0,
+        Ahead::Left | Ahead::Right => packed_len(shared_rows, width, round.min(k)),
+    });
     for start in (0..k).step_by(round) {
         let end = k.min(start + round);
         let product = Product {
@@ -126,49 +145,77 @@ pub(super) fn multiply(
             accumulate: accumulate || start > 0,
             epilogue: if end == k { epilogue } else { Epilogue::None },
         };
-        match right {
-            Right::Packed(panels) => {
-                product.by_rows(rows, left, Source::Shared(panels, 0), parallel);
+        let mut pack_ahead = |factor: Operand<'_>, lanes| {
+            let parallel = parallel && shared_rows * (end - start) >= PACK_PARALLEL_FROM;
+            let (values, widths) = (shared.values_mut(), (width, lanes));
+            pack(values, &factor, 0..shared_rows, start..end, widths, kernel, parallel);
+        };
+        match (right, ahead) {
+            (Right::Packed(panels), _) => {
+                product.by_rows(rows, left_source, Source::Shared(panels, 0), parallel);
             }
-            Right::Matrix(right) if share_left => {
-                let widths = (kernel.mr, kernel.mr);
-                pack(
-                    shared.values_mut(),
-                    &left,
-                    0..rows,
-                    start..end,
-                    widths,
-                    kernel,
-                    parallel,
-                );
+            (Right::Matrix(right), Ahead::Left) => {
+                pack_ahead(left, kernel.mr);
                 let panels = Panels::new(shared.values(), kernel.mr, end - start);
                 product.by_columns(rows, Source::Shared(panels, start), right, parallel);
             }
-            Right::Matrix(right) => {
-                let widths = (kernel.nr, kernel.lanes);
-                let right = right.transposed();
-                pack(
-                    shared.values_mut(),
-                    &right,
-                    0..columns,
-                    start..end,
-                    widths,
-                    kernel,
-                    parallel,
-                );
+            (Right::Matrix(right), Ahead::Right) => {
+                pack_ahead(right.transposed(), kernel.lanes);
                 let panels = Panels::new(shared.values(), kernel.nr, end - start);
-                product.by_rows(rows, left, Source::Shared(panels, start), parallel);
+                product.by_rows(rows, left_source, Source::Shared(panels, start), parallel);
             }
+            (Right::Matrix(right), Ahead::Nothing) if right_stays(kernel, &right) => {
+                let right = Source::InPlace(right.matrix.transposed());
+                product.by_rows(rows, left_source, right, parallel);
+            }
+            (Right::Matrix(right), Ahead::Nothing) => product.by_columns(rows, left_source, right, parallel),
         }
     }
 }
 
+/// How tasks find the left factor, unless it is the one packed ahead, and which factor is.
+fn plan<'a>(kernel: &Kernel, left: &Operand<'a>, right: &Right<'_>, columns: usize) -> (Source<'a>, Ahead) {
+    let matrix = left.matrix;
+    let size = matrix.rows() * matrix.columns();
+    let (row_stride, column_stride) = matrix.strides();
+    let is_small = size <= IN_PLACE_LIMIT && (column_stride == 1 || column_stride < PAGE);
+    let is_read_seldom = column_stride == 1 && columns <= IN_PLACE_COLUMNS && row_stride % PAGE != 0;
+    let stays = left.activation == Activation::Identity && (is_small || is_read_seldom);
+    let source = if stays {
+        Source::InPlace(matrix)
+    } else {
+        Source::Own(*left)
+    };
+    let ahead = match right {
+        Right::Packed(_) => Ahead::Nothing,
+        Right::Matrix(right) if right_stays(kernel, right) => Ahead::Nothing,
+        // Tasks that are blocks of columns pack their part of the right factor themselves, if there are enough of them.
+        Right::Matrix(_) if stays && is_small && columns >= TASKS / 2 * kernel.nr => Ahead::Nothing,
+        Right::Matrix(_) if stays => Ahead::Right,
+        // The larger factor is packed by the tasks, each its part; the smaller one is packed ahead.
+        Right::Matrix(_) if matrix.rows() <= columns => Ahead::Left,
+        Right::Matrix(_) => Ahead::Right,
+    };
+    (source, ahead)
+}
+
+/// Whether the right factor is read where it lies: whole vectors of its columns lie side by side.
+fn right_stays(kernel: &Kernel, right: &Operand<'_>) -> bool {
+    let (rows, columns) = (right.matrix.rows(), right.matrix.columns());
+    let (row_stride, column_stride) = right.matrix.strides();
+    right.activation == Activation::Identity
+        && column_stride == 1
+        && columns.is_multiple_of(kernel.lanes)
+        && rows * columns <= IN_PLACE_LIMIT
+        && row_stride < PAGE
+}
+
 impl Product<'_> {
     /// Tasks are blocks of rows, of all columns unless that makes too few of them.
-    fn by_rows(&self, rows: usize, left: Operand<'_>, right: Source<'_>, parallel: bool) {
+    fn by_rows(&self, rows: usize, left: Source<'_>, right: Source<'_>, parallel: bool) {
         let kernel = self.kernel;
         if !parallel {
-            self.block(0..rows, 0..self.columns, Source::Own(left), right);
+            self.block(0..rows, 0..self.columns, left, right);
             return;
         }
         let step = rows.div_ceil(TASKS).next_multiple_of(kernel.mr).min(ROW_BLOCK);
@@ -179,7 +226,7 @@ impl Product<'_> {
         (0..row_tasks * column_tasks).into_par_iter().for_each(|task| {
             let rows = part(task / column_tasks, step, rows);
             let columns = part(task % column_tasks, width, self.columns);
-            self.block(rows, columns, Source::Own(left), right);
+            self.block(rows, columns, left, right);
         });
     }
 
@@ -204,15 +251,15 @@ impl Product<'_> {
         let column_step = COLUMN_BLOCK.next_multiple_of(kernel.nr);
         let mut own_left = match left {
             Source::Own(_) => Scratch::take(packed_len(rows.len().min(row_step), kernel.mr, longest)),
-            Source::Shared(..) => Scratch::take(0),
+            Source::Shared(..) | Source::InPlace(_) => Scratch::take(0),
         };
         let mut own_right = match right {
             Source::Own(_) => Scratch::take(packed_len(columns.len().min(column_step), kernel.nr, longest)),
-            Source::Shared(..) => Scratch::take(0),
+            Source::Shared(..) | Source::InPlace(_) => Scratch::take(0),
         };
         let column_step = match right {
             Source::Own(_) => column_step,
-            Source::Shared(..) => columns.len(),
+            Source::Shared(..) | Source::InPlace(_) => columns.len(),
         };
         for start in self.k.clone().step_by(K_BLOCK) {
             let k = start..self.k.end.min(start + K_BLOCK);
@@ -254,21 +301,24 @@ impl Product<'_> {
             for row in rows.clone().step_by(mr) {
                 let count_rows = mr.min(rows.end - row);
                 let a = a.panel(row, mr, mr);
-                debug_assert!(a.len() >= k.len() * mr && b.len() >= k.len() * width);
+                debug_assert!(a.holds(count_rows, k.len()) && b.holds(width, k.len()));
                 // SAFETY: `row` and `column` lie within the product, whose size was checked against `c`.
                 let c = unsafe { self.c.0.add(row * self.row_stride + column) };
                 let tile = Tile {
                     rows: count_rows,
                     vectors: width / lanes,
                     k: k.len(),
-                    a: a.as_ptr(),
-                    b: b.as_ptr(),
+                    a: a.values.as_ptr(),
+                    a_strides: a.strides,
+                    b: b.values.as_ptr(),
+                    b_stride: b.strides.1,
                     c,
                     row_stride: self.row_stride,
                     accumulate,
                 };
-                // SAFETY: kernels are only handed out on CPUs that have their instruction set; the panels were packed
-                // `mr` and `width` wide for `k`; whole tiles lie within this task's block of `c`.
+                // SAFETY: kernels are only handed out on CPUs that have their instruction set; packed panels were packed
+                // `mr` and `width` wide for `k`, and what is read in place has the tile's rows, or its columns (whole
+                // vectors of them, `right_stays`), for `k`; whole tiles lie within this task's block of `c`.
                 unsafe {
                     if count == width {
                         (self.kernel.tile)(tile);
@@ -319,34 +369,65 @@ impl Product<'_> {
     }
 }
 
-/// Packed panels of one side of a block.
+/// One side of a block, over one stretch of the sum.
 #[derive(Clone, Copy)]
-struct Side<'a> {
-    panels: Panels<'a>,
-    /// Group of `k` at which the stretch begins.
-    k: usize,
-    /// Row (or column) of the first panel.
-    first: usize,
+enum Side<'a> {
+    Packed {
+        panels: Panels<'a>,
+        /// Group of `k` at which the stretch begins.
+        k: usize,
+        /// Row (or column) of the first panel.
+        first: usize,
+    },
+    InPlace {
+        matrix: MatrixRef<'a>,
+        /// Position of the sum at which the stretch begins.
+        k: usize,
+    },
+}
+
+/// The rows of A (or the columns of B) of one tile.
+#[derive(Clone, Copy)]
+struct Panel<'a> {
+    values: &'a [f32],
+    /// Distances of its rows (or columns), and of its values along `k`.
+    strides: (usize, usize),
+}
+
+impl Panel<'_> {
+    fn holds(&self, width: usize, k: usize) -> bool {
+        self.values.len() > (width - 1) * self.strides.0 + (k - 1) * self.strides.1
+    }
 }
 
 impl<'a> Side<'a> {
     fn new(source: Source<'a>, own: &'a [f32], width: usize, k: Range<usize>, first: usize) -> Self {
         match source {
-            Source::Shared(panels, start) => Self {
+            Source::Shared(panels, start) => Self::Packed {
                 panels,
                 k: k.start - start,
                 first: 0,
             },
-            Source::Own(_) => Self {
+            Source::Own(_) => Self::Packed {
                 panels: Panels::new(own, width, k.len()),
                 k: 0,
                 first,
             },
+            Source::InPlace(matrix) => Self::InPlace { matrix, k: k.start },
         }
     }
 
-    fn panel(&self, position: usize, width: usize, own_width: usize) -> &'a [f32] {
-        self.panels.panel((position - self.first) / width, self.k, own_width)
+    fn panel(&self, position: usize, width: usize, own_width: usize) -> Panel<'a> {
+        match *self {
+            Self::Packed { panels, k, first } => Panel {
+                values: panels.panel((position - first) / width, k, own_width),
+                strides: (1, own_width),
+            },
+            Self::InPlace { matrix, k } => Panel {
+                values: matrix.from(position, k),
+                strides: matrix.strides(),
+            },
+        }
     }
 }
 

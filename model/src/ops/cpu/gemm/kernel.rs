@@ -1,8 +1,8 @@
 //! The innermost loop: one small tile of the product, held in vector registers.
 //!
-//! A kernel multiplies a packed panel of `mr` rows of A with a packed panel of up to `nr` columns of B. Every value of the
+//! A kernel multiplies up to `mr` rows of A with up to `nr` columns of B, each packed or where it lies. Every value of the
 //! tile is one chain of multiply-adds over `k`, in order, whatever the tile's size: a result never depends on how the
-//! product was cut into tiles.
+//! product was cut into tiles, nor on what was packed.
 
 use std::sync::OnceLock;
 
@@ -14,14 +14,18 @@ pub(super) const LARGEST_TILE: usize = 8 * 48;
 pub(super) struct Tile {
     /// Rows computed, 1 to `mr`.
     pub rows: usize,
-    /// Vectors of columns computed, 1 to `nr / lanes`; also the width of B's panel.
+    /// Vectors of columns computed, 1 to `nr / lanes`.
     pub vectors: usize,
     /// Length of the sum.
     pub k: usize,
-    /// A's panel: `k` groups of `mr` values.
+    /// A's first value.
     pub a: *const f32,
-    /// B's panel: `k` groups of `vectors · lanes` values.
+    /// Distances of A's rows and of its values along `k`; `(1, mr)` in a packed panel.
+    pub a_strides: (usize, usize),
+    /// B's first value; the columns of one `k` lie side by side.
     pub b: *const f32,
+    /// Distance of B's values along `k`; `vectors · lanes` in a packed panel.
+    pub b_stride: usize,
     /// First value of the tile.
     pub c: *mut f32,
     /// Distance of the tile's rows.
@@ -94,9 +98,12 @@ macro_rules! kernel {
         unsafe fn by_vectors(arguments: Tile) {
             // SAFETY: passed on from this function's own contract.
             unsafe {
-                match arguments.vectors {
-                    $($count => by_rows::<$count>(arguments),)*
-                    other => unreachable!("a tile of {other} vectors"),
+                match (arguments.vectors, arguments.a_strides == (1, $mr)) {
+                    $(
+                        ($count, true) => by_rows::<$count, true>(arguments),
+                        ($count, false) => by_rows::<$count, false>(arguments),
+                    )*
+                    (other, _) => unreachable!("a tile of {other} vectors"),
                 }
             }
         }
@@ -104,26 +111,29 @@ macro_rules! kernel {
         /// # Safety
         /// As [`by_vectors`].
         $(#[$target])*
-        unsafe fn by_rows<const VECTORS: usize>(arguments: Tile) {
+        unsafe fn by_rows<const VECTORS: usize, const A_PACKED: bool>(arguments: Tile) {
             // SAFETY: passed on from this function's own contract.
             unsafe {
                 match arguments.rows {
-                    $($row => tile::<$row, VECTORS>(arguments),)*
+                    $($row => tile::<$row, VECTORS, A_PACKED>(arguments),)*
                     other => unreachable!("a tile of {other} rows"),
                 }
             }
         }
 
         /// # Safety
-        /// The CPU has the kernel's instruction set; `a` holds `k` groups of `mr` values, `b` holds `k` groups of
-        /// `VECTORS · lanes`; `c` is valid for writing (and reading when accumulating) `ROWS` rows of
+        /// The CPU has the kernel's instruction set; from `a` on, `ROWS` by `k` values at distances `a_strides` may be
+        /// read, from `b` on, `k` groups of `VECTORS · lanes` values `b_stride` apart; with `A_PACKED`, `a_strides` are
+        /// those of a packed panel; `c` is valid for writing (and reading when accumulating) `ROWS` rows of
         /// `VECTORS · lanes` values, `row_stride` apart, which nobody else touches meanwhile.
         $(#[$target])*
         #[inline]
-        unsafe fn tile<const ROWS: usize, const VECTORS: usize>(arguments: Tile) {
-            let Tile { k, mut a, mut b, c, row_stride, accumulate, .. } = arguments;
+        unsafe fn tile<const ROWS: usize, const VECTORS: usize, const A_PACKED: bool>(arguments: Tile) {
+            let Tile { k, mut a, a_strides, mut b, b_stride, c, row_stride, accumulate, .. } = arguments;
+            let (a_row, a_step) = if A_PACKED { (1, $mr) } else { a_strides };
             let mut sum = [[$zero; VECTORS]; ROWS];
-            // SAFETY: `a` and `b` advance `k` times within their panels, and every access to `c` is within the tile.
+            // SAFETY: what is read lies within the `k` steps promised for `a` and `b` (the pointers leave them only after
+            // the last), and every access to `c` is within the tile.
             unsafe {
                 for _ in 0..k {
                     let mut column = [$zero; VECTORS];
@@ -131,13 +141,13 @@ macro_rules! kernel {
                         *column = $load(b.add(vector * $lanes));
                     }
                     for (row, sum) in sum.iter_mut().enumerate() {
-                        let factor = $splat(*a.add(row));
+                        let factor = $splat(*a.add(row * a_row));
                         for (sum, column) in sum.iter_mut().zip(column) {
                             *sum = $multiply_add(factor, column, *sum);
                         }
                     }
-                    a = a.add($mr);
-                    b = b.add(VECTORS * $lanes);
+                    a = a.wrapping_add(a_step);
+                    b = b.wrapping_add(b_stride);
                 }
                 for (row, sum) in sum.iter().enumerate() {
                     for (vector, &sum) in sum.iter().enumerate() {

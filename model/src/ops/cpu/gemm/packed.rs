@@ -21,7 +21,7 @@ impl<'a> Panels<'a> {
         Self { values, width, k }
     }
 
-    /// Panel `panel` from the `k`-th group on. `last_width` is that panel's own width.
+    /// Panel `panel` from the `k`-th group on; `own_width` is that panel's width.
     pub(super) fn panel(&self, panel: usize, k: usize, own_width: usize) -> &'a [f32] {
         let start = panel * self.width * self.k + k * own_width;
         &self.values[start..]

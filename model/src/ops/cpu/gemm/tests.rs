@@ -161,6 +161,61 @@ fn strided_views_touch_nothing_between_their_rows() {
     }
 }
 
+/// The same values with the rows `stride` apart.
+fn spread(values: &[f32], columns: usize, stride: usize) -> Vec<f32> {
+    let mut wide = vec![9.0; values.len() / columns * stride];
+    for (wide, row) in wide.chunks_mut(stride).zip(values.chunks(columns)) {
+        wide[..columns].copy_from_slice(row);
+    }
+    wide
+}
+
+#[test]
+fn factors_that_are_packed_and_factors_that_stay_give_the_same_bits() {
+    // Rows this far apart are packed, neighbouring ones are read where they lie.
+    const STRIDE: usize = 2048;
+    for (m, n, k) in [(70, 96, 300), (8, 48, 256), (33, 32, 257), (1, 16, 1), (129, 400, 20)] {
+        let (a, b) = (values(m * k, 1), values(k * n, 2));
+        for (a_transposed, b_transposed) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (a_columns, b_columns) = (if a_transposed { m } else { k }, if b_transposed { k } else { n });
+            let (far_a, far_b) = (spread(&a, a_columns, STRIDE), spread(&b, b_columns, STRIDE));
+            let far = |data, rows, columns, transposed: bool| {
+                if transposed {
+                    MatrixRef::with_row_stride(data, columns, rows, STRIDE).transposed()
+                } else {
+                    MatrixRef::with_row_stride(data, rows, columns, STRIDE)
+                }
+            };
+            let lefts = [view(&a, m, k, a_transposed), far(&far_a, m, k, a_transposed)];
+            let rights = [view(&b, k, n, b_transposed), far(&far_b, k, n, b_transposed)];
+            for kernel in Kernel::available() {
+                let results = lefts
+                    .iter()
+                    .flat_map(|left| rights.iter().map(move |right| (*left, *right)));
+                let mut results = results.map(|(left, right)| {
+                    let mut c = vec![0.0; m * n];
+                    let target = MatrixMut::row_major(&mut c, m, n);
+                    let right = Right::Matrix(right.into());
+                    multiply(kernel, left.into(), right, target, false, Epilogue::None, Threads::All);
+                    c
+                });
+                let first = results.next().unwrap();
+                let expected = reference(
+                    &a,
+                    &b,
+                    &[],
+                    (m, n, k),
+                    (a_transposed, b_transposed),
+                    false,
+                    Activation::Identity,
+                );
+                assert_close(&first, &expected, k, kernel.name);
+                assert!(results.all(|other| other == first), "{m}x{n}x{k} with {}", kernel.name);
+            }
+        }
+    }
+}
+
 fn product(m: usize, n: usize, k: usize) -> Vec<f32> {
     let (a, b) = (values(m * k, 3), values(k * n, 4));
     let mut c = vec![0.0; m * n];
