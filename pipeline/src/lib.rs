@@ -13,7 +13,6 @@
 //! assert_eq!(error.to_string(), "--set: unknown key `train.stesp`; did you mean `train.steps`?");
 //! ```
 
-pub mod allocator;
 pub mod bench;
 pub mod cli;
 pub mod codecs;

@@ -10,6 +10,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod fused;
+pub mod memory;
 pub mod plain;
 mod scalar;
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
-use crate::allocator::keep_freed_memory;
+use deepflow_model::ops::memory;
+
 use crate::interrupt::Interrupt;
 use crate::progress::LogWriter;
 use crate::umbrella::Umbrella;
@@ -70,8 +71,9 @@ pub fn run_umbrella() -> ExitCode {
 }
 
 fn run(log: LogArgs, work: impl FnOnce(&Interrupt) -> anyhow::Result<()>) -> ExitCode {
-    keep_freed_memory();
     start_log(log);
+    memory::keep_freed_memory();
+    memory::use_small_pages();
     let result = Interrupt::from_signals()
         .map_err(anyhow::Error::from)
         .and_then(|interrupt| work(&interrupt));
