@@ -12,7 +12,7 @@ use deepflow_model::ops::cpu::attention::{Attention, Projection};
 use deepflow_model::ops::cpu::gemm::{gemm, kernel_name, Epilogue, MatrixMut, MatrixRef};
 use deepflow_model::ops::cpu::layer_norm::LayerNorm;
 use deepflow_model::ops::cpu::linear::LinearShape;
-use deepflow_model::ops::cpu::optimizer::{adamw, square_sum};
+use deepflow_model::ops::cpu::optimizer::{adamw, square_sum, Update};
 use deepflow_model::ops::cpu::residual::{gated_residual, gated_residual_backward};
 use deepflow_model::ops::cpu::Activation;
 use deepflow_model::ops::AdamWStep;
@@ -211,9 +211,18 @@ fn update() -> Row {
         ema_decay: 0.9999,
     };
     let norm = best(|| {
-        black_box(square_sum(&gradient));
+        black_box(square_sum([gradient.as_slice()]));
     });
-    let update = best(|| adamw(&mut parameter, &mut first, &mut second, &mut ema, &gradient, &step));
+    let update = best(|| {
+        let update = Update {
+            parameter: &mut parameter,
+            first_moment: &mut first,
+            second_moment: &mut second,
+            ema: &mut ema,
+            gradient: &gradient,
+        };
+        adamw(vec![update], &step);
+    });
     Row {
         name: "norm of the gradient; AdamW with average".into(),
         count: BLOCKS,

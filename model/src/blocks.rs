@@ -1,10 +1,10 @@
 //! `blocks.i`: the adaLN-Zero transformer block (network spec §2).
 
-use dfdx::prelude::{Dtype, HasShape, Tape};
+use dfdx::prelude::{Dtype, Tape};
 
 use crate::config::NetworkConfig;
 use crate::layers::{LayerNorm, Linear};
-use crate::ops::{Matrix, Modulation, Operators};
+use crate::ops::{AttentionWeights, GatedModulation, LinearMap, Matrix, Modulation, Operators};
 use crate::parameters::{parameters_of, Builder};
 
 /// Epsilon of every LayerNorm without an affine part.
@@ -47,20 +47,22 @@ impl<E: Dtype, D: Operators<E>> Block<E, D> {
         silu_c: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
         let modulation = self.modulation.forward(device, tape, silu_c)?;
-        let part = |shift, scale| Modulation {
-            shift,
-            scale,
-            scale_limit: None,
-            epsilon: EPSILON,
+        let parts = |shift, scale, gate| GatedModulation {
+            norm: Modulation {
+                shift,
+                scale,
+                scale_limit: None,
+                epsilon: EPSILON,
+            },
+            gate,
         };
-
-        let attention = part(SHIFT_ATTENTION, SCALE_ATTENTION);
-        let update = self.attention.forward(device, tape, x, &modulation, attention)?;
-        let x = device.gated_residual(tape, x, &modulation, GATE_ATTENTION, &update)?;
-
-        let mlp = part(SHIFT_MLP, SCALE_MLP);
-        let update = self.mlp.after_modulated_norm(device, tape, &x, &modulation, mlp)?;
-        device.gated_residual(tape, &x, &modulation, GATE_MLP, &update)
+        let (of_attention, of_mlp) = (
+            parts(SHIFT_ATTENTION, SCALE_ATTENTION, GATE_ATTENTION),
+            parts(SHIFT_MLP, SCALE_MLP, GATE_MLP),
+        );
+        let x = device.attention_branch(tape, x, &modulation, of_attention, &self.attention.weights()?)?;
+        let [fc1, fc2] = self.mlp.layers()?;
+        device.mlp_branch(tape, &x, &modulation, of_mlp, [&fc1, &fc2])
     }
 }
 
@@ -94,21 +96,14 @@ impl<E: Dtype, D: Operators<E>> Attention<E, D> {
         })
     }
 
-    fn forward<T: Tape<E, D>>(
-        &self,
-        device: &D,
-        tape: &mut T,
-        x: &Matrix<E, D>,
-        modulation: &Matrix<E, D>,
-        parts: Modulation,
-    ) -> Result<Matrix<E, D>, D::Err> {
-        let batch = modulation.shape().0;
-        let mut qkv = self.qkv.after_modulated_norm(device, tape, x, modulation, parts)?;
-        if let (Some(query), Some(key)) = (&self.q_norm, &self.k_norm) {
-            qkv = device.query_key_norm(tape, &qkv, self.heads, &query.norm(), &key.norm())?;
-        }
-        let mixed = device.self_attention(tape, &qkv, batch, self.heads)?;
-        self.proj.forward(device, tape, &mixed)
+    fn weights(&self) -> Result<AttentionWeights<E, D>, D::Err> {
+        let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
+        Ok(AttentionWeights {
+            qkv: self.qkv.map()?,
+            head_norms: norms.map(|(query, key)| [query.norm(), key.norm()]),
+            proj: self.proj.map()?,
+            heads: self.heads,
+        })
     }
 }
 
@@ -139,6 +134,10 @@ impl<E: Dtype, D: Operators<E>> Mlp<E, D> {
         self.fc2.after_gelu(device, tape, &hidden)
     }
 
+    fn layers(&self) -> Result<[LinearMap<E, D>; 2], D::Err> {
+        Ok([self.fc1.map()?, self.fc2.map()?])
+    }
+
     /// [`forward`](Self::forward) of the modulated LayerNorm of `x`.
     pub(crate) fn after_modulated_norm<T: Tape<E, D>>(
         &self,
@@ -148,7 +147,7 @@ impl<E: Dtype, D: Operators<E>> Mlp<E, D> {
         modulation: &Matrix<E, D>,
         parts: Modulation,
     ) -> Result<Matrix<E, D>, D::Err> {
-        let hidden = self.fc1.after_modulated_norm(device, tape, x, modulation, parts)?;
-        self.fc2.after_gelu(device, tape, &hidden)
+        let [fc1, fc2] = self.layers()?;
+        device.modulated_mlp(tape, x, modulation, parts, [&fc1, &fc2])
     }
 }

@@ -4,7 +4,7 @@ use dfdx::prelude::{Dtype, Tape};
 
 use crate::blocks::EPSILON;
 use crate::config::NetworkConfig;
-use crate::layers::Linear;
+use crate::layers::{maps, Linear};
 use crate::ops::{Matrix, Modulation, Operators};
 use crate::parameters::{parameters_of, Builder};
 
@@ -71,8 +71,7 @@ impl<E: Dtype, D: Operators<E>> Projector<E, D> {
         tape: &mut T,
         features: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
-        let hidden = self.first.forward(device, tape, features)?;
-        let hidden = self.second.after_silu(device, tape, &hidden)?;
-        self.third.after_silu(device, tape, &hidden)
+        let layers = [&self.first, &self.second, &self.third];
+        device.silu_layers(tape, features, &maps(layers)?)
     }
 }

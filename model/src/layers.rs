@@ -5,7 +5,7 @@ use std::ops::Range;
 use dfdx::prelude::{Dtype, Tape};
 
 use crate::init::Initial;
-use crate::ops::{AffineNorm, Matrix, Modulation, Operators};
+use crate::ops::{AffineNorm, LinearMap, Matrix, Modulation, Operators};
 use crate::parameters::{parameters_of, Builder, Parameter};
 
 /// A linear map with bias: names `weight` (out, in) and `bias` (out).
@@ -44,6 +44,14 @@ impl<E: Dtype, D: Operators<E>> Linear<E, D> {
         Ok(Self {
             weight: at.parameter(weight_name, shape, weight)?,
             bias: at.parameter(bias_name, &shape[..1], Initial::Zeros)?,
+        })
+    }
+
+    /// The weights, for operators that are more than this layer.
+    pub(crate) fn map(&self) -> Result<LinearMap<E, D>, D::Err> {
+        Ok(LinearMap {
+            weight: self.weight.matrix()?,
+            bias: self.bias.vector().clone(),
         })
     }
 
@@ -97,6 +105,13 @@ impl<E: Dtype, D: Operators<E>> Linear<E, D> {
     ) -> Result<Matrix<E, D>, D::Err> {
         device.silu_linear(tape, x, &self.weight.matrix()?, self.bias.vector())
     }
+}
+
+/// The weights of several layers.
+pub(crate) fn maps<E: Dtype, D: Operators<E>, const N: usize>(
+    layers: [&Linear<E, D>; N],
+) -> Result<Vec<LinearMap<E, D>>, D::Err> {
+    layers.into_iter().map(Linear::map).collect()
 }
 
 /// An affine LayerNorm: names `weight` and `bias`.

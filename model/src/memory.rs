@@ -101,7 +101,8 @@ pub fn sampling_memory(config: &NetworkConfig, samples: usize) -> Result<usize, 
     // MLP and what it gives.
     let mut largest = (config.mlp_ratio + 6) * width;
     if config.branches() > 1 && config.vera.acceleration {
-        largest = largest.max(4 * config.acceleration_width + 4 * width);
+        // Input and output of its second layer; features, patch tokens twice, and what products are packed into.
+        largest = largest.max(3 * config.acceleration_width + 6 * width);
     }
     if config.branches() > 1 && config.vera.cross_attention {
         // Features, patch tokens twice, acceleration and what the MLP gives; both normed inputs, queries, keys and values,
@@ -195,8 +196,8 @@ fn block(config: &NetworkConfig, gradients: usize, checkpointed: bool) -> Part {
     // hidden values of the MLP. Norms are computed again.
     let normed = if config.qk_norm { 3 * width } else { 0 };
     let kept = 3 * width + normed + width + config.heads + 2 * width + 2 * width + hidden;
-    // The second layer of the MLP: the gradient of its input twice, of its output, and of the stream.
-    let working = 2 * hidden + 2 * width;
+    // The second layer of the MLP: the gradients of its input, of its output, and of the stream.
+    let working = hidden + 2 * width;
     if checkpointed {
         Part {
             kept_per_token: width,
@@ -230,7 +231,7 @@ fn between_branches(config: &NetworkConfig, counts: &Counts, branch: usize) -> V
             kept_per_token: 4 * hidden,
             kept_per_sample: 0,
             // The third layer, and the gradients of the features and of the patch tokens that wait.
-            working_per_token: 5 * hidden + 3 * width,
+            working_per_token: 3 * hidden + 3 * width,
             gradients: counts.acceleration_mlps[branch],
         });
         // The acceleration, joined to the features; the head's output and what its loss compares it with.

@@ -187,15 +187,9 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         labels: &[usize],
     ) -> Result<Matrix<E, D>, ModelError> {
         self.check_inputs(patches, times, labels)?;
+        let last = Supervision::LastBranch;
         let mut outputs = self
-            .walk(
-                &mut NoneTape,
-                patches,
-                times,
-                labels,
-                Supervision::LastBranch,
-                &mut |_, _| {},
-            )
+            .walk(&mut NoneTape, patches, times, labels, last, &mut |_, _| {})
             .map_err(ModelError::device)?;
         Ok(outputs.velocities.swap_remove(0))
     }

@@ -5,7 +5,7 @@ use dfdx::prelude::{Dtype, HasShape, Tape};
 use crate::blocks::{Mlp, EPSILON};
 use crate::config::NetworkConfig;
 use crate::init::Initial;
-use crate::layers::{LayerNorm, Linear};
+use crate::layers::{maps, LayerNorm, Linear};
 use crate::ops::{Matrix, Modulation, Operators};
 use crate::parameters::{parameters_of, Builder};
 
@@ -98,10 +98,8 @@ impl<E: Dtype, D: Operators<E>> AccelerationMlp<E, D> {
     }
 
     fn forward<T: Tape<E, D>>(&self, device: &D, tape: &mut T, v: &Matrix<E, D>) -> Result<Matrix<E, D>, D::Err> {
-        let hidden = self.first.forward(device, tape, v)?;
-        let hidden = self.second.after_silu(device, tape, &hidden)?;
-        let hidden = self.third.after_silu(device, tape, &hidden)?;
-        self.fourth.after_silu(device, tape, &hidden)
+        let layers = [&self.first, &self.second, &self.third, &self.fourth];
+        device.silu_layers(tape, v, &maps(layers)?)
     }
 }
 

@@ -71,12 +71,16 @@ impl Subscriber for Trace {
 }
 
 /// The numbers of the events with this message while `work` runs.
-fn traced(message: &str, work: impl FnOnce()) -> Vec<u64> {
+fn traced(message: &str, work: impl FnOnce() + Send) -> Vec<u64> {
     // Another test may have been first.
     let _ = tracing::subscriber::set_global_default(Trace);
-    EVENTS.take();
-    work();
-    let of_message = EVENTS.take().into_iter().filter(|(found, _)| found == message);
+    // The network computes on threads of the pool it is called from: here one, which no other test uses.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let events = pool.install(|| {
+        work();
+        EVENTS.take()
+    });
+    let of_message = events.into_iter().filter(|(found, _)| found == message);
     of_message.map(|(_, number)| number).collect()
 }
 

@@ -5,6 +5,7 @@
 //! pass). Every method has a provided version made of plain dfdx operations ([`plain`]), which runs on every device and
 //! in every precision and is the oracle of the tests; a device overrides what it has a faster, fused version of.
 
+mod branches;
 pub mod conv;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -18,6 +19,7 @@ use std::ops::Range;
 
 use dfdx::prelude::{Device, Dtype, Gradients, Tape, Tensor};
 
+pub use branches::{AttentionWeights, GatedModulation, LinearMap};
 pub(crate) use scalar::scalar;
 
 /// A `(rows, columns)` tensor without a tape.
@@ -267,6 +269,54 @@ pub trait Operators<E: Dtype>: Device<E> {
         plain::cross_attention(tape, q, kv, batch, heads)
     }
 
+    /// The attention branch of a transformer block,
+    /// `x + gate·proj(attention(qkv(LN(x)·(1 + scale) + shift)))`: x (B·T,D), modulation (B,n·D).
+    fn attention_branch<T: Tape<E, Self>>(
+        &self,
+        tape: &mut T,
+        x: &Matrix<E, Self>,
+        modulation: &Matrix<E, Self>,
+        parts: GatedModulation,
+        weights: &AttentionWeights<E, Self>,
+    ) -> Result<Matrix<E, Self>, Self::Err> {
+        branches::attention_branch(self, tape, x, modulation, parts, weights)
+    }
+
+    /// The MLP branch of a transformer block, `x + gate·modulated_mlp(x)`.
+    fn mlp_branch<T: Tape<E, Self>>(
+        &self,
+        tape: &mut T,
+        x: &Matrix<E, Self>,
+        modulation: &Matrix<E, Self>,
+        parts: GatedModulation,
+        layers: [&LinearMap<E, Self>; 2],
+    ) -> Result<Matrix<E, Self>, Self::Err> {
+        let update = self.modulated_mlp(tape, x, modulation, parts.norm, layers)?;
+        self.gated_residual(tape, x, modulation, parts.gate, &update)
+    }
+
+    /// `fc2(gelu_tanh(fc1(LN(x)·(1 + scale) + shift)))` of the layers fc1 and fc2.
+    fn modulated_mlp<T: Tape<E, Self>>(
+        &self,
+        tape: &mut T,
+        x: &Matrix<E, Self>,
+        modulation: &Matrix<E, Self>,
+        parts: Modulation,
+        layers: [&LinearMap<E, Self>; 2],
+    ) -> Result<Matrix<E, Self>, Self::Err> {
+        branches::modulated_mlp(self, tape, x, modulation, parts, layers)
+    }
+
+    /// Linear layers one after the other with SiLU between them.
+    fn silu_layers<T: Tape<E, Self>>(
+        &self,
+        tape: &mut T,
+        x: &Matrix<E, Self>,
+        layers: &[LinearMap<E, Self>],
+    ) -> Result<Matrix<E, Self>, Self::Err> {
+        branches::silu_layers(self, tape, x, layers)
+    }
+
     /// Columns side by side: a (N,P), b (N,Q) → (N,P+Q).
     fn concat<T: Tape<E, Self>>(
         &self,
@@ -354,6 +404,19 @@ pub trait Operators<E: Dtype>: Device<E> {
         plain::gradient_square_sum(self, gradients, parameter)
     }
 
+    /// [`gradient_square_sum`](Self::gradient_square_sum) over all parameters: the square of the global norm.
+    fn global_square_sum(
+        &self,
+        gradients: &mut Gradients<E, Self>,
+        parameters: &[&Vector<E, Self>],
+    ) -> Result<f64, Self::Err> {
+        let mut sum = 0.0;
+        for parameter in parameters {
+            sum += self.gradient_square_sum(gradients, parameter)?;
+        }
+        Ok(sum)
+    }
+
     /// One AdamW update and one step of the moving average, in place.
     fn adamw(
         &self,
@@ -362,6 +425,18 @@ pub trait Operators<E: Dtype>: Device<E> {
         step: &AdamWStep,
     ) -> Result<(), Self::Err> {
         plain::adamw(gradients, state, step)
+    }
+
+    /// [`adamw`](Self::adamw) for all parameters. Afterwards their gradients may be gone.
+    fn adamw_of_all(
+        &self,
+        gradients: &mut Gradients<E, Self>,
+        states: Vec<ParameterState<'_, E, Self>>,
+        step: &AdamWStep,
+    ) -> Result<(), Self::Err> {
+        states
+            .into_iter()
+            .try_for_each(|state| self.adamw(gradients, state, step))
     }
 }
 

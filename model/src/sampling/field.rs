@@ -1,6 +1,8 @@
 //! The velocity field the samplers integrate: the network with guidance and branch times.
 
-use dfdx::prelude::{Dtype, HasShape};
+use std::any::Any;
+
+use dfdx::prelude::{Cpu, Dtype, HasShape};
 
 use super::SamplerSettings;
 use crate::error::ModelError;
@@ -83,24 +85,13 @@ impl<'a, E: Dtype, D: Operators<E>> VelocityField<'a, E, D> {
     }
 
     fn network_velocity(&self, state: &[f64], times: &[f64], labels: &[usize]) -> Result<Vec<f64>, ModelError> {
-        let config = self.network.config();
-        let grid = PatchGrid::from(config);
-        let patches = grid.patchify(state, PatchOrder::ChannelFirst);
-        let patches = patches.into_iter().map(scalar::<E>).collect();
-        let shape = (labels.len() * config.tokens(), config.patch_values());
-        let patches = self
-            .network
-            .device()
-            .try_tensor_from_vec(patches, shape)
-            .map_err(ModelError::device)?;
-        let velocity = self.network.velocity(&patches, &self.branch_times(times), labels)?;
-        let mut values = vec![E::default(); velocity.shape().0 * velocity.shape().1];
-        velocity.copy_into(&mut values);
-        let velocity = grid.unpatchify(&values, PatchOrder::ChannelLast);
-        Ok(velocity
-            .into_iter()
-            .map(|value| value.to_f64().unwrap_or(f64::NAN))
-            .collect())
+        let times = self.branch_times(times);
+        // As a step of training: on the CPU on a thread of rayon's pool.
+        let any: &dyn Any = self.network;
+        match any.downcast_ref::<Network<f32, Cpu>>() {
+            Some(network) => rayon::scope(|_| velocity_of(network, state, &times, labels)),
+            None => velocity_of(self.network, state, &times, labels),
+        }
     }
 
     fn branch_times(&self, times: &[f64]) -> Vec<Vec<f64>> {
@@ -109,4 +100,30 @@ impl<'a, E: Dtype, D: Operators<E>> VelocityField<'a, E, D> {
             .map(|branch| times.iter().map(|t| (t + offset(branch)).clamp(0.0, 1.0)).collect())
             .collect()
     }
+}
+
+/// The network's velocities of the states (n,C,S,S).
+fn velocity_of<E: Dtype, D: Operators<E>>(
+    network: &Network<E, D>,
+    state: &[f64],
+    times: &[Vec<f64>],
+    labels: &[usize],
+) -> Result<Vec<f64>, ModelError> {
+    let config = network.config();
+    let grid = PatchGrid::from(config);
+    let patches = grid.patchify(state, PatchOrder::ChannelFirst);
+    let patches = patches.into_iter().map(scalar::<E>).collect();
+    let shape = (labels.len() * config.tokens(), config.patch_values());
+    let patches = network
+        .device()
+        .try_tensor_from_vec(patches, shape)
+        .map_err(ModelError::device)?;
+    let velocity = network.velocity(&patches, times, labels)?;
+    let mut values = vec![E::default(); velocity.shape().0 * velocity.shape().1];
+    velocity.copy_into(&mut values);
+    let velocity = grid.unpatchify(&values, PatchOrder::ChannelLast);
+    Ok(velocity
+        .into_iter()
+        .map(|value| value.to_f64().unwrap_or(f64::NAN))
+        .collect())
 }

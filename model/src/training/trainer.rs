@@ -1,9 +1,10 @@
 //! One update of the weights after the other.
 
+use std::any::Any;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use dfdx::prelude::{Backward, Dtype, Gradients, PutTape};
+use dfdx::prelude::{Backward, Cpu, Dtype, Gradients, PutTape};
 
 use super::gradients::{keep_parameters, receives_gradient, tape_with};
 use super::inputs::{Batch, TrainingInputs};
@@ -171,6 +172,16 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
     /// [`ModelError::Input`] for a batch that does not fit the network, [`ModelError::Device`]. A loss or gradient that
     /// is not finite is no error but [`StepOutcome::Skipped`].
     pub fn step(&mut self, batch: &Batch, rates: StepRates) -> Result<StepReport, ModelError> {
+        // On the CPU all of a step runs on a thread of rayon's pool: from any other thread every parallel loop would be handed
+        // over to the pool and waited for, which takes longer than the loops of a small network.
+        let any: &mut dyn Any = self;
+        match any.downcast_mut::<Trainer<f32, Cpu>>() {
+            Some(trainer) => rayon::scope(|_| trainer.step_here(batch, rates)),
+            None => self.step_here(batch, rates),
+        }
+    }
+
+    fn step_here(&mut self, batch: &Batch, rates: StepRates) -> Result<StepReport, ModelError> {
         batch.check(self.network.config())?;
         let parts = parts_of(batch, self.micro_batch)?;
         self.advance(parts, batch.features.is_some(), rates, |trainer, part| {
@@ -258,13 +269,12 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
     }
 
     fn gradient_norm(&self, gradients: &mut Gradients<E, D>, aligned: bool) -> Result<f64, D::Err> {
-        let mut squares = 0.0;
-        for parameter in self.network.parameters() {
-            if receives_gradient(parameter, &self.loss, aligned) {
-                let device = self.network.device();
-                squares += device.gradient_square_sum(gradients, &parameter.values)?;
-            }
-        }
+        let parameters = self.network.parameters().into_iter();
+        let moving: Vec<_> = parameters
+            .filter(|parameter| receives_gradient(parameter, &self.loss, aligned))
+            .map(|parameter| &parameter.values)
+            .collect();
+        let squares = self.network.device().global_square_sum(gradients, &moving)?;
         Ok(squares.sqrt())
     }
 
@@ -290,19 +300,18 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
         let state = &mut self.state;
         let moments = state.first_moments.iter_mut().zip(&mut state.second_moments);
         let parameters = self.network.parameters_mut().into_iter();
-        for ((parameter, (first_moment, second_moment)), ema) in parameters.zip(moments).zip(&mut state.ema) {
-            // A parameter without a gradient does not move, and neither does its average.
-            if receives_gradient(parameter, &self.loss, aligned) {
-                let state = ParameterState {
-                    parameter: &mut parameter.values,
-                    first_moment,
-                    second_moment,
-                    ema,
-                };
-                device.adamw(gradients, state, &step)?;
-            }
-        }
-        Ok(())
+        // A parameter without a gradient does not move, and neither does its average.
+        let states = parameters
+            .zip(moments)
+            .zip(&mut state.ema)
+            .filter(|((parameter, _), _)| receives_gradient(parameter, &self.loss, aligned))
+            .map(|((parameter, (first_moment, second_moment)), ema)| ParameterState {
+                parameter: &mut parameter.values,
+                first_moment,
+                second_moment,
+                ema,
+            });
+        device.adamw_of_all(gradients, states.collect(), &step)
     }
 }
 

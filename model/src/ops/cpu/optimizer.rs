@@ -1,21 +1,24 @@
-//! AdamW with the moving average of the weights in one pass, and the norm for clipping.
+//! AdamW with the moving average of the weights in one pass over all parameters, and the norm for clipping.
 
 use rayon::prelude::*;
 
-use super::parallel::{map_tasks, ELEMENTS_PER_TASK};
+use super::parallel::{map_items, ELEMENTS_PER_TASK};
 use super::simd::{for_each_level, multiply_add};
 use crate::ops::AdamWStep;
 
 /// Squares added up in `f32` lanes converted to `f64` at this length.
 const SQUARES: usize = 4096;
 
-/// `Σ gradient²`, in blocks of fixed size, each in f64.
-pub fn square_sum(gradient: &[f32]) -> f64 {
-    let parts = map_tasks(gradient.len().div_ceil(16 * SQUARES), |task| {
-        let part = &gradient[task * 16 * SQUARES..gradient.len().min((task + 1) * 16 * SQUARES)];
-        part.chunks(SQUARES).map(block_square_sum).sum::<f64>()
+/// `Σ gradient²` over all values of all gradients, in blocks of fixed size, each in f64.
+pub fn square_sum<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
+    let blocks = gradients
+        .into_iter()
+        .flat_map(|gradient| gradient.chunks(16 * SQUARES))
+        .collect();
+    let sums = map_items(blocks, |block: &[f32]| {
+        block.chunks(SQUARES).map(block_square_sum).sum::<f64>()
     });
-    parts.into_iter().sum()
+    sums.into_iter().sum()
 }
 
 for_each_level! {
@@ -92,32 +95,82 @@ impl From<&AdamWStep> for Constants {
     }
 }
 
-/// One update of a parameter, all slices of its size.
-pub fn adamw(
-    parameter: &mut [f32],
-    first_moment: &mut [f32],
-    second_moment: &mut [f32],
-    ema: &mut [f32],
-    gradient: &[f32],
-    step: &AdamWStep,
-) {
-    let constants = Constants::from(step);
-    let len = parameter.len();
-    assert!(
-        [first_moment.len(), second_moment.len(), ema.len(), gradient.len()] == [len; 4],
-        "a parameter's state has its size"
-    );
-    if len <= ELEMENTS_PER_TASK {
-        update(parameter, first_moment, second_moment, ema, gradient, &constants);
-        return;
+/// One parameter with its gradient and everything an update changes, all slices of one size.
+#[derive(Debug)]
+pub struct Update<'a> {
+    /// The weights.
+    pub parameter: &'a mut [f32],
+    /// Running mean of the gradient.
+    pub first_moment: &'a mut [f32],
+    /// Running mean of the squared gradient.
+    pub second_moment: &'a mut [f32],
+    /// Moving average of the weights.
+    pub ema: &'a mut [f32],
+    /// What the backward pass found.
+    pub gradient: &'a [f32],
+}
+
+impl<'a> Update<'a> {
+    fn check(&self) {
+        let sizes = [
+            self.first_moment.len(),
+            self.second_moment.len(),
+            self.ema.len(),
+            self.gradient.len(),
+        ];
+        assert!(sizes == [self.parameter.len(); 4], "a parameter's state has its size");
     }
-    parameter
-        .par_chunks_mut(ELEMENTS_PER_TASK)
-        .zip(first_moment.par_chunks_mut(ELEMENTS_PER_TASK))
-        .zip(second_moment.par_chunks_mut(ELEMENTS_PER_TASK))
-        .zip(ema.par_chunks_mut(ELEMENTS_PER_TASK))
-        .zip(gradient.par_chunks(ELEMENTS_PER_TASK))
-        .for_each(|((((parameter, first_moment), second_moment), ema), gradient)| {
-            update(parameter, first_moment, second_moment, ema, gradient, &constants);
-        });
+
+    /// The same update in pieces of at most `size` values.
+    fn pieces(self, size: usize) -> impl Iterator<Item = Update<'a>> {
+        let Self {
+            parameter,
+            first_moment,
+            second_moment,
+            ema,
+            gradient,
+        } = self;
+        parameter
+            .chunks_mut(size)
+            .zip(first_moment.chunks_mut(size))
+            .zip(second_moment.chunks_mut(size))
+            .zip(ema.chunks_mut(size))
+            .zip(gradient.chunks(size))
+            .map(|((((parameter, first_moment), second_moment), ema), gradient)| Update {
+                parameter,
+                first_moment,
+                second_moment,
+                ema,
+                gradient,
+            })
+    }
+}
+
+/// One update of any number of parameters. Large ones are cut, small ones gathered: the pieces of all are shared out among
+/// the threads together.
+///
+/// # Panics
+/// When the slices of a parameter differ in size.
+pub fn adamw(updates: Vec<Update<'_>>, step: &AdamWStep) {
+    let constants = Constants::from(step);
+    updates.iter().for_each(Update::check);
+    let pieces: Vec<_> = updates
+        .into_iter()
+        .flat_map(|update| update.pieces(ELEMENTS_PER_TASK))
+        .collect();
+    let apply = |piece: Update<'_>| {
+        let Update {
+            parameter,
+            first_moment,
+            second_moment,
+            ema,
+            gradient,
+        } = piece;
+        update(parameter, first_moment, second_moment, ema, gradient, &constants);
+    };
+    if pieces.len() <= 1 {
+        pieces.into_iter().for_each(apply);
+    } else {
+        pieces.into_par_iter().for_each(apply);
+    }
 }

@@ -1,7 +1,7 @@
 //! The gated residual `x + gate·y`, whose gate a group of rows shares.
 
 use super::parallel::{for_each_chunk, map_items, rows_per_task, unwritten, ROWS_PER_SUM};
-use super::rows::{add_product_row, add_row, write_sum_of_product};
+use super::rows::{add_product_row, add_row, multiply_row, write_sum_of_product};
 
 /// `x + gate·y`: x and y (rows, columns), gate (groups, columns), one row for `rows / groups` consecutive rows.
 pub fn gated_residual(x: &[f32], gate: &[f32], y: &[f32], columns: usize) -> Vec<f32> {
@@ -39,11 +39,37 @@ pub fn gated_residual_backward(dout: &[f32], gate: &[f32], y: &[f32], columns: u
         }
         (group, dgate)
     });
-    let mut dgate = vec![0.0; gate.len()];
-    for (group, part) in parts {
-        add_row(&mut dgate[group * columns..][..columns], &part);
+    sum_of_groups(parts, gate.len(), columns)
+}
+
+/// [`gated_residual_backward`] that turns `dout` into the gradient of `y` where it lies.
+pub fn gated_residual_backward_in_place(dout: &mut [f32], gate: &[f32], y: &[f32], columns: usize) -> Vec<f32> {
+    let rows_per_group = rows_per_group(dout, gate, columns);
+    let mut pieces = Vec::new();
+    for (group, dout) in dout.chunks_mut((rows_per_group * columns).max(1)).enumerate() {
+        for (piece, dout) in dout.chunks_mut(ROWS_PER_SUM * columns).enumerate() {
+            pieces.push((group, group * rows_per_group + piece * ROWS_PER_SUM, dout));
+        }
     }
-    dgate
+    let parts = map_items(pieces, |(group, first, dout)| {
+        let mut dgate = vec![0.0; columns];
+        let gate = &gate[group * columns..][..columns];
+        for (index, dout) in dout.chunks_exact_mut(columns).enumerate() {
+            add_product_row(&mut dgate, dout, &y[(first + index) * columns..][..columns]);
+            multiply_row(dout, gate);
+        }
+        (group, dgate)
+    });
+    sum_of_groups(parts, gate.len(), columns)
+}
+
+/// Adds up what the pieces of every group found, (groups, columns).
+fn sum_of_groups(parts: Vec<(usize, Vec<f32>)>, len: usize, columns: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; len];
+    for (group, part) in parts {
+        add_row(&mut sums[group * columns..][..columns], &part);
+    }
+    sums
 }
 
 fn rows_per_group(x: &[f32], gate: &[f32], columns: usize) -> usize {

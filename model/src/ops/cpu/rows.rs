@@ -50,6 +50,13 @@ for_each_level! {
         }
     }
 
+    /// `target *= factor`.
+    pub(crate) fn multiply_row(target: &mut [f32], factor: &[f32]) {
+        for (target, &factor) in target.iter_mut().zip(factor) {
+            *target *= factor;
+        }
+    }
+
     /// `target = x + left · right`.
     pub(crate) fn write_sum_of_product(target: &mut [f32], x: &[f32], left: &[f32], right: &[f32]) {
         let x = &x[..target.len()];

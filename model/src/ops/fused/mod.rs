@@ -7,11 +7,13 @@
 mod access;
 mod activation;
 mod attention;
+mod branches;
 mod linear;
 mod loss;
 mod modulated_linear;
 mod modulation;
 mod normalization;
+mod optimizer;
 mod residual;
 #[cfg(test)]
 mod tests;
@@ -20,9 +22,11 @@ use std::ops::Range;
 
 use dfdx::prelude::{Cpu, CpuError, Gradients, HasShape, Tape};
 
-use self::access::ValuesMut;
-use super::cpu::{optimizer, Activation};
-use super::{AdamWStep, AffineNorm, Matrix, Modulation, Operators, ParameterState, Scalar, Vector};
+use super::cpu::Activation;
+use super::{
+    AdamWStep, AffineNorm, AttentionWeights, GatedModulation, LinearMap, Matrix, Modulation, Operators, ParameterState,
+    Scalar, Vector,
+};
 
 type Result<T, E = CpuError> = std::result::Result<T, E>;
 type M = Matrix<f32, Cpu>;
@@ -116,6 +120,43 @@ impl Operators<f32> for Cpu {
         attention::cross_attention(self, tape, q, kv, batch, heads)
     }
 
+    fn attention_branch<T: Tape<f32, Cpu>>(
+        &self,
+        tape: &mut T,
+        x: &M,
+        modulation: &M,
+        parts: GatedModulation,
+        weights: &AttentionWeights<f32, Cpu>,
+    ) -> Result<M> {
+        branches::attention_branch(self, tape, x, modulation, parts, weights)
+    }
+
+    fn mlp_branch<T: Tape<f32, Cpu>>(
+        &self,
+        tape: &mut T,
+        x: &M,
+        modulation: &M,
+        parts: GatedModulation,
+        layers: [&LinearMap<f32, Cpu>; 2],
+    ) -> Result<M> {
+        branches::mlp_branch(self, tape, x, modulation, parts, layers)
+    }
+
+    fn modulated_mlp<T: Tape<f32, Cpu>>(
+        &self,
+        tape: &mut T,
+        x: &M,
+        modulation: &M,
+        parts: Modulation,
+        layers: [&LinearMap<f32, Cpu>; 2],
+    ) -> Result<M> {
+        branches::modulated_mlp(self, tape, x, modulation, parts, layers)
+    }
+
+    fn silu_layers<T: Tape<f32, Cpu>>(&self, tape: &mut T, x: &M, layers: &[LinearMap<f32, Cpu>]) -> Result<M> {
+        branches::silu_layers(self, tape, x, layers)
+    }
+
     fn concat<T: Tape<f32, Cpu>>(&self, tape: &mut T, a: &M, b: &M) -> Result<M> {
         residual::concat(self, tape, a, b)
     }
@@ -158,7 +199,11 @@ impl Operators<f32> for Cpu {
     }
 
     fn gradient_square_sum(&self, gradients: &mut Gradients<f32, Cpu>, parameter: &Vector<f32, Cpu>) -> Result<f64> {
-        Ok(optimizer::square_sum(gradients.get_or_alloc_mut(parameter)?))
+        optimizer::square_sum(gradients, &[parameter])
+    }
+
+    fn global_square_sum(&self, gradients: &mut Gradients<f32, Cpu>, parameters: &[&Vector<f32, Cpu>]) -> Result<f64> {
+        optimizer::square_sum(gradients, parameters)
     }
 
     fn adamw(
@@ -167,15 +212,15 @@ impl Operators<f32> for Cpu {
         state: ParameterState<'_, f32, Cpu>,
         step: &AdamWStep,
     ) -> Result<()> {
-        let gradient = gradients.get_or_alloc_mut(&*state.parameter)?;
-        optimizer::adamw(
-            state.parameter.values_mut(),
-            state.first_moment.values_mut(),
-            state.second_moment.values_mut(),
-            state.ema.values_mut(),
-            gradient,
-            step,
-        );
-        Ok(())
+        optimizer::adamw(gradients, vec![state], step)
+    }
+
+    fn adamw_of_all(
+        &self,
+        gradients: &mut Gradients<f32, Cpu>,
+        states: Vec<ParameterState<'_, f32, Cpu>>,
+        step: &AdamWStep,
+    ) -> Result<()> {
+        optimizer::adamw(gradients, states, step)
     }
 }

@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 use dfdx::prelude::*;
-use proptest::prelude::{prop_assert, proptest, ProptestConfig, Strategy};
+use proptest::prelude::{prop, prop_assert, proptest, ProptestConfig, Strategy};
 use proptest::test_runner::TestCaseError;
 
 use super::super::plain::record::record;
-use crate::ops::{plain, AffineNorm, Matrix, Modulation, Operators, Scalar, Vector};
+use crate::ops::{
+    plain, AdamWStep, AffineNorm, AttentionWeights, GatedModulation, LinearMap, Matrix, Modulation, Operators,
+    ParameterState, Scalar, Vector,
+};
 
 /// Sizes of the operands.
 #[derive(Clone, Copy, Debug)]
@@ -371,6 +374,120 @@ agrees!(
         plain::cross_attention(t, &i[0], &i[1], batch, heads)
     }
 );
+fn linear_map<E: Dtype>(weight: &Matrix<E, Cpu>, bias: &Matrix<E, Cpu>) -> LinearMap<E, Cpu>
+where
+    Cpu: Device<E>,
+{
+    LinearMap {
+        weight: weight.clone(),
+        bias: vector(bias),
+    }
+}
+
+/// The plain operators of a branch, one after the other.
+fn plain_mlp<E: Dtype, T: Tape<E, Cpu>>(
+    t: &mut T,
+    i: &[Matrix<E, Cpu>],
+    parts: Modulation,
+) -> Result<Matrix<E, Cpu>, CpuError>
+where
+    Cpu: Device<E>,
+{
+    let normalized = plain::modulated_layer_norm(t, &i[0], &i[1], parts)?;
+    let hidden = plain::linear(t, &normalized, &i[2], &vector(&i[3]))?;
+    let hidden = plain::gelu_tanh(t, &hidden)?;
+    plain::linear(t, &hidden, &i[4], &vector(&i[5]))
+}
+
+const GATED: GatedModulation = GatedModulation { norm: PARTS, gate: 1 };
+
+agrees!(
+    modulated_mlp,
+    |s| [
+        (s.rows(), s.width()),
+        (s.batch, 3 * s.width()),
+        (s.other, s.width()),
+        (1, s.other),
+        (s.tokens, s.other),
+        (1, s.tokens)
+    ],
+    |t, i| {
+        let layers = [&linear_map(&i[2], &i[3]), &linear_map(&i[4], &i[5])];
+        device().modulated_mlp(t, &i[0], &i[1], PARTS, layers)
+    },
+    plain_mlp(t, i, PARTS)
+);
+agrees!(
+    mlp_branch,
+    |s| [
+        (s.rows(), s.width()),
+        (s.batch, 3 * s.width()),
+        (s.other, s.width()),
+        (1, s.other),
+        (s.width(), s.other),
+        (1, s.width())
+    ],
+    |t, i| {
+        let layers = [&linear_map(&i[2], &i[3]), &linear_map(&i[4], &i[5])];
+        device().mlp_branch(t, &i[0], &i[1], GATED, layers)
+    },
+    {
+        let update = plain_mlp(t, i, PARTS)?;
+        plain::gated_residual(t, &i[0], &i[1], 1, &update)
+    }
+);
+// The last input only carries the sizes.
+agrees!(
+    attention_branch,
+    |s| [
+        (s.rows(), s.width()),
+        (s.batch, 3 * s.width()),
+        (3 * s.width(), s.width()),
+        (1, 3 * s.width()),
+        (s.width(), s.width()),
+        (1, s.width()),
+        (1, s.heads)
+    ],
+    |t, i| {
+        let weights = AttentionWeights {
+            qkv: linear_map(&i[2], &i[3]),
+            head_norms: None,
+            proj: linear_map(&i[4], &i[5]),
+            heads: i[6].shape().1,
+        };
+        device().attention_branch(t, &i[0], &i[1], GATED, &weights)
+    },
+    {
+        let normalized = plain::modulated_layer_norm(t, &i[0], &i[1], PARTS)?;
+        let qkv = plain::linear(t, &normalized, &i[2], &vector(&i[3]))?;
+        let mixed = plain::self_attention(t, &qkv, i[1].shape().0, i[6].shape().1)?;
+        let update = plain::linear(t, &mixed, &i[4], &vector(&i[5]))?;
+        plain::gated_residual(t, &i[0], &i[1], 1, &update)
+    }
+);
+agrees!(
+    silu_layers,
+    |s| [
+        (s.rows(), s.width()),
+        (s.other, s.width()),
+        (1, s.other),
+        (s.tokens, s.other),
+        (1, s.tokens),
+        (s.heads, s.tokens),
+        (1, s.heads)
+    ],
+    |t, i| {
+        let layers = [1, 3, 5].map(|layer| linear_map(&i[layer], &i[layer + 1]));
+        device().silu_layers(t, &i[0], &layers)
+    },
+    {
+        let hidden = plain::linear(t, &i[0], &i[1], &vector(&i[2]))?;
+        let hidden = plain::silu(t, &hidden)?;
+        let hidden = plain::linear(t, &hidden, &i[3], &vector(&i[4]))?;
+        let hidden = plain::silu(t, &hidden)?;
+        plain::linear(t, &hidden, &i[5], &vector(&i[6]))
+    }
+);
 agrees!(
     concat,
     |s| [(s.rows(), s.width()), (s.rows(), s.other)],
@@ -440,3 +557,104 @@ agrees!(
         plain::acceleration_loss(t, &other, &other, &i[0], &times).map(as_matrix)
     }
 );
+
+/// Parameter, first moment, second moment and moving average.
+type State<E> = [Vector<E, Cpu>; 4];
+
+/// The global norm's square and all parameters after `steps` clipped updates.
+fn updated<E: Dtype>(
+    sizes: &[usize],
+    steps: u64,
+    write: impl Fn(&mut Gradients<E, Cpu>, &Vector<E, Cpu>, Vec<f64>),
+    square_sum: impl Fn(&mut Gradients<E, Cpu>, &[&Vector<E, Cpu>]) -> Result<f64, CpuError>,
+    adamw: impl Fn(&mut Gradients<E, Cpu>, Vec<ParameterState<'_, E, Cpu>>, &AdamWStep) -> Result<(), CpuError>,
+) -> (f64, Vec<State<E>>)
+where
+    Cpu: Device<E>,
+{
+    let tensor = |values: Vec<f64>| -> Vector<E, Cpu> {
+        let values: Vec<E> = values.into_iter().map(|x| E::from_f64(x).unwrap()).collect();
+        let len = values.len();
+        device().tensor_from_vec(values, (len,))
+    };
+    let mut states: Vec<State<E>> = sizes
+        .iter()
+        .enumerate()
+        .map(|(index, &size)| {
+            let squares = pattern(size, index + 20).into_iter().map(|x| 0.1 * x * x).collect();
+            [
+                tensor(pattern(size, index)),
+                tensor(pattern(size, index + 10)),
+                tensor(squares),
+                tensor(pattern(size, index + 30)),
+            ]
+        })
+        .collect();
+    let mut squares = 0.0;
+    for step in 1..=steps {
+        let mut gradients = Gradients::leaky();
+        for (index, state) in states.iter().enumerate() {
+            let values = pattern(state[0].shape().0, index + 40 + step as usize);
+            write(&mut gradients, &state[0], values);
+        }
+        let parameters: Vec<_> = states.iter().map(|state| &state[0]).collect();
+        squares = square_sum(&mut gradients, &parameters).unwrap();
+        let rates = AdamWStep {
+            learning_rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            step,
+            gradient_scale: (1.0 / (squares.sqrt() + 1e-6)).min(1.0),
+            ema_decay: 0.9,
+        };
+        let of_all = states
+            .iter_mut()
+            .map(|[parameter, first_moment, second_moment, ema]| ParameterState {
+                parameter,
+                first_moment,
+                second_moment,
+                ema,
+            })
+            .collect();
+        adamw(&mut gradients, of_all, &rates).unwrap();
+    }
+    (squares, states)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    /// Many small parameters beside one that is cut into tasks.
+    #[test]
+    fn one_pass_over_all_parameters(mut sizes in prop::collection::vec(1usize..70, 0..9), large in 16_000usize..70_000) {
+        sizes.push(large);
+        let (found_squares, found) = updated::<f32>(
+            &sizes,
+            3,
+            |gradients, of, values| {
+                let slot = gradients.get_or_alloc_mut(of).unwrap();
+                slot.iter_mut().zip(values).for_each(|(slot, value)| *slot = value as f32);
+            },
+            |gradients, parameters| device().global_square_sum(gradients, parameters),
+            |gradients, states, step| device().adamw_of_all(gradients, states, step),
+        );
+        let (squares, expected) = updated::<f64>(
+            &sizes,
+            3,
+            |gradients, of, values| gradients.get_or_alloc_mut(of).unwrap().copy_from_slice(&values),
+            |gradients, parameters| {
+                let of_one = |parameter: &&Vector<f64, Cpu>| plain::gradient_square_sum(&device(), gradients, parameter);
+                parameters.iter().map(of_one).sum()
+            },
+            |gradients, states, step| states.into_iter().try_for_each(|state| plain::adamw(gradients, state, step)),
+        );
+        prop_assert!((found_squares - squares).abs() <= 1e-6 * squares, "{found_squares}, not {squares}");
+        for (found, expected) in found.iter().zip(&expected) {
+            for (part, (found, expected)) in found.iter().zip(expected).enumerate() {
+                let found: Vec<f64> = found.as_vec().into_iter().map(f64::from).collect();
+                check_close(&format!("part {part}"), &found, &expected.as_vec(), 1e-5)?;
+            }
+        }
+    }
+}

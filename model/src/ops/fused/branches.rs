@@ -1,0 +1,316 @@
+//! Whole branches on the tape. The gradients of what flows inside them never reach the store: they are written once,
+//! not cleared and added to, and each is freed as soon as the next one is known.
+
+use dfdx::prelude::{Cpu, CpuError, Gradients, HasShape, Tape};
+
+use super::access::{contiguous, contiguous_vector, matrix, Values};
+use super::modulation::{accumulate_chunk, chunk};
+use super::normalization::ModulatedNorm;
+use crate::ops::branches;
+use crate::ops::cpu::attention::{Attention, Projection};
+use crate::ops::cpu::linear::LinearShape;
+use crate::ops::cpu::residual::{gated_residual, gated_residual_backward_in_place};
+use crate::ops::cpu::rows::accumulate;
+use crate::ops::cpu::Activation;
+use crate::ops::{AttentionWeights, GatedModulation, LinearMap, Matrix, Modulation, Vector};
+
+type M = Matrix<f32, Cpu>;
+
+/// A linear layer for matrices of `rows` rows, with the activation of its input.
+struct Layer {
+    weight: M,
+    bias: Vector<f32, Cpu>,
+    shape: LinearShape,
+    activation: Activation,
+}
+
+impl Layer {
+    fn new<T: Tape<f32, Cpu>>(
+        tape: &mut T,
+        map: &LinearMap<f32, Cpu>,
+        rows: usize,
+        activation: Activation,
+    ) -> Result<Self, CpuError> {
+        let (outputs, inputs) = *map.weight.shape();
+        Ok(Self {
+            weight: contiguous(tape, &map.weight)?,
+            bias: contiguous_vector(tape, &map.bias)?,
+            shape: LinearShape { rows, inputs, outputs },
+            activation,
+        })
+    }
+
+    fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let Self { weight, bias, .. } = self;
+        self.shape.forward(x, self.activation, weight.values(), bias.values())
+    }
+
+    /// Adds the gradients of weight and bias.
+    fn accumulate_weights(&self, gradients: &mut Gradients<f32, Cpu>, dy: &[f32], x: &[f32]) -> Result<(), CpuError> {
+        let dbias = gradients.get_or_alloc_mut(&self.bias)?;
+        self.shape.accumulate_bias_gradient(dy, dbias);
+        let dweight = gradients.get_or_alloc_mut(&self.weight)?;
+        self.shape.accumulate_weight_gradient(dy, x, self.activation, dweight);
+        Ok(())
+    }
+
+    /// Adds the gradients of weight and bias and gives that of the input.
+    fn backward(&self, gradients: &mut Gradients<f32, Cpu>, dy: &[f32], x: &[f32]) -> Result<Vec<f32>, CpuError> {
+        self.accumulate_weights(gradients, dy, x)?;
+        Ok(self.shape.input_gradient(dy, x, self.activation, self.weight.values()))
+    }
+}
+
+/// The gate at the end of a branch.
+struct Gate {
+    modulation: M,
+    chunk: usize,
+    values: Vec<f32>,
+    width: usize,
+}
+
+impl Gate {
+    fn new(modulation: &M, chunk_index: usize, width: usize) -> Self {
+        Self {
+            values: chunk(modulation, chunk_index, width),
+            modulation: modulation.clone(),
+            chunk: chunk_index,
+            width,
+        }
+    }
+
+    fn forward(&self, x: &[f32], y: &[f32]) -> Vec<f32> {
+        gated_residual(x, &self.values, y, self.width)
+    }
+
+    /// Adds the gradients of `x` and of the gate and gives that of `y`.
+    fn backward(
+        &self,
+        gradients: &mut Gradients<f32, Cpu>,
+        mut dout: Vec<f32>,
+        x: &M,
+        y: &[f32],
+    ) -> Result<Vec<f32>, CpuError> {
+        accumulate(gradients.get_or_alloc_mut(x)?, &dout);
+        let dgate = gated_residual_backward_in_place(&mut dout, &self.values, y, self.width);
+        let dmodulation = gradients.get_or_alloc_mut(&self.modulation)?;
+        accumulate_chunk(dmodulation, &self.modulation, self.chunk, &dgate, self.width);
+        Ok(dout)
+    }
+}
+
+/// A linear layer behind a modulated norm, which the backward pass computes again instead of keeping it.
+struct NormalizedLayer {
+    norm: ModulatedNorm,
+    layer: Layer,
+}
+
+impl NormalizedLayer {
+    fn forward(&self, x: &M) -> Vec<f32> {
+        self.layer.forward(&self.norm.forward(x))
+    }
+
+    fn backward(&self, gradients: &mut Gradients<f32, Cpu>, dy: Vec<f32>, x: &M) -> Result<(), CpuError> {
+        let normalized = self.norm.forward(x);
+        let dnormalized = self.layer.backward(gradients, &dy, &normalized)?;
+        drop((dy, normalized));
+        self.norm.backward(gradients, x, &dnormalized)
+    }
+}
+
+/// Norm, linear layer, tanh-GELU, linear layer.
+struct ModulatedMlp {
+    fc1: NormalizedLayer,
+    fc2: Layer,
+}
+
+impl ModulatedMlp {
+    fn new<T: Tape<f32, Cpu>>(
+        tape: &mut T,
+        x: &M,
+        modulation: &M,
+        parts: Modulation,
+        [fc1, fc2]: [&LinearMap<f32, Cpu>; 2],
+    ) -> Result<Self, CpuError> {
+        let rows = x.shape().0;
+        Ok(Self {
+            fc1: NormalizedLayer {
+                norm: ModulatedNorm::new(x, modulation.clone(), parts),
+                layer: Layer::new(tape, fc1, rows, Activation::Identity)?,
+            },
+            fc2: Layer::new(tape, fc2, rows, Activation::GeluTanh)?,
+        })
+    }
+
+    fn backward(
+        &self,
+        gradients: &mut Gradients<f32, Cpu>,
+        dy: Vec<f32>,
+        x: &M,
+        hidden: Vec<f32>,
+    ) -> Result<(), CpuError> {
+        let dhidden = self.fc2.backward(gradients, &dy, &hidden)?;
+        drop((dy, hidden));
+        self.fc1.backward(gradients, dhidden, x)
+    }
+}
+
+/// Values that the backward pass will read: none where there is no tape.
+fn kept<T: Tape<f32, Cpu>>(values: Vec<f32>) -> Vec<f32> {
+    if T::OWNS_TAPE {
+        values
+    } else {
+        Vec::new()
+    }
+}
+
+/// `fc2(gelu_tanh(fc1(LN(x)·(1 + scale) + shift)))`; only `x` and the hidden values are kept.
+pub(super) fn modulated_mlp<T: Tape<f32, Cpu>>(
+    device: &Cpu,
+    tape: &mut T,
+    x: &M,
+    modulation: &M,
+    parts: Modulation,
+    layers: [&LinearMap<f32, Cpu>; 2],
+) -> Result<M, CpuError> {
+    let (x, modulation) = (contiguous(tape, x)?, contiguous(tape, modulation)?);
+    let mlp = ModulatedMlp::new(tape, &x, &modulation, parts, layers)?;
+    let hidden = mlp.fc1.forward(&x);
+    let y = matrix(device, mlp.fc2.forward(&hidden), (x.shape().0, mlp.fc2.shape.outputs))?;
+    let y_ghost = y.ghost();
+    tape.add_backward_op(move |gradients| {
+        let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_ghost)?);
+        mlp.backward(gradients, dy, &x, hidden)
+    });
+    Ok(y)
+}
+
+/// `x + gate·fc2(gelu_tanh(fc1(LN(x)·(1 + scale) + shift)))`.
+pub(super) fn mlp_branch<T: Tape<f32, Cpu>>(
+    device: &Cpu,
+    tape: &mut T,
+    x: &M,
+    modulation: &M,
+    parts: GatedModulation,
+    layers: [&LinearMap<f32, Cpu>; 2],
+) -> Result<M, CpuError> {
+    let (x, modulation) = (contiguous(tape, x)?, contiguous(tape, modulation)?);
+    let mlp = ModulatedMlp::new(tape, &x, &modulation, parts.norm, layers)?;
+    let gate = Gate::new(&modulation, parts.gate, x.shape().1);
+    let hidden = mlp.fc1.forward(&x);
+    let y = mlp.fc2.forward(&hidden);
+    let hidden = kept::<T>(hidden);
+    let out = matrix(device, gate.forward(x.values(), &y), *x.shape())?;
+    let out_ghost = out.ghost();
+    tape.add_backward_op(move |gradients| {
+        let dout = std::mem::take(&mut **gradients.get_or_alloc_mut(&out_ghost)?);
+        let dy = gate.backward(gradients, dout, &x, &y)?;
+        drop(y);
+        mlp.backward(gradients, dy, &x, hidden)
+    });
+    Ok(out)
+}
+
+/// `x + gate·proj(attention(qkv(LN(x)·(1 + scale) + shift)))`.
+pub(super) fn attention_branch<T: Tape<f32, Cpu>>(
+    device: &Cpu,
+    tape: &mut T,
+    x: &M,
+    modulation: &M,
+    parts: GatedModulation,
+    weights: &AttentionWeights<f32, Cpu>,
+) -> Result<M, CpuError> {
+    if weights.head_norms.is_some() {
+        return branches::attention_branch(device, tape, x, modulation, parts, weights);
+    }
+    let (x, modulation) = (contiguous(tape, x)?, contiguous(tape, modulation)?);
+    let (rows, width) = *x.shape();
+    let (batch, heads) = (modulation.shape().0, weights.heads);
+    let packed = NormalizedLayer {
+        norm: ModulatedNorm::new(&x, modulation.clone(), parts.norm),
+        layer: Layer::new(tape, &weights.qkv, rows, Activation::Identity)?,
+    };
+    let proj = Layer::new(tape, &weights.proj, rows, Activation::Identity)?;
+    let gate = Gate::new(&modulation, parts.gate, width);
+    let attention = Attention {
+        batch,
+        queries: rows / batch,
+        keys: rows / batch,
+        heads,
+        head_width: width / heads,
+    };
+
+    let qkv = packed.forward(&x);
+    let part = |index| Projection {
+        values: &qkv,
+        stride: 3 * width,
+        offset: index * width,
+    };
+    let (mixed, normalizers) = attention.forward(part(0), part(1), part(2));
+    let qkv = kept::<T>(qkv);
+    let y = proj.forward(&mixed);
+    let mixed = kept::<T>(mixed);
+    let out = matrix(device, gate.forward(x.values(), &y), (rows, width))?;
+    let out_ghost = out.ghost();
+    tape.add_backward_op(move |gradients| {
+        let dout = std::mem::take(&mut **gradients.get_or_alloc_mut(&out_ghost)?);
+        let dy = gate.backward(gradients, dout, &x, &y)?;
+        drop(y);
+        let dmixed = proj.backward(gradients, &dy, &mixed)?;
+        drop(dy);
+        let dqkv = attention.self_gradient(&qkv, &mixed, &normalizers, &dmixed);
+        drop((qkv, mixed, normalizers, dmixed));
+        packed.backward(gradients, dqkv, &x)
+    });
+    Ok(out)
+}
+
+/// Linear layers with SiLU between them; the input of every layer is kept.
+pub(super) fn silu_layers<T: Tape<f32, Cpu>>(
+    device: &Cpu,
+    tape: &mut T,
+    x: &M,
+    layers: &[LinearMap<f32, Cpu>],
+) -> Result<M, CpuError> {
+    let x = contiguous(tape, x)?;
+    let rows = x.shape().0;
+    let activation = |index| {
+        if index == 0 {
+            Activation::Identity
+        } else {
+            Activation::Silu
+        }
+    };
+    let layers = layers
+        .iter()
+        .enumerate()
+        .map(|(index, map)| Layer::new(tape, map, rows, activation(index)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let Some((first, others)) = layers.split_first() else {
+        return Ok(x);
+    };
+    let mut inputs = Vec::with_capacity(others.len());
+    let mut result = first.forward(x.values());
+    for layer in others {
+        let next = layer.forward(&result);
+        inputs.push(kept::<T>(std::mem::replace(&mut result, next)));
+    }
+    let width = result.len() / rows.max(1);
+    let y = matrix(device, result, (rows, width))?;
+    let y_ghost = y.ghost();
+    tape.add_backward_op(move |gradients| {
+        let mut dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_ghost)?);
+        while let (Some(input), Some(layer)) = (inputs.pop(), layers.get(inputs.len() + 1)) {
+            dy = layer.backward(gradients, &dy, &input)?;
+        }
+        let first = &layers[0];
+        first.accumulate_weights(gradients, &dy, x.values())?;
+        let dx = gradients.get_or_alloc_mut(&x)?;
+        let weight = first.weight.values();
+        first
+            .shape
+            .accumulate_input_gradient(&dy, x.values(), first.activation, weight, dx);
+        Ok(())
+    });
+    Ok(y)
+}
