@@ -135,6 +135,32 @@ fn shards_hold_every_usable_picture_in_order() {
     assert_eq!(keys.len(), 23);
 }
 
+/// Each beside the picture's own, whatever batch it was encoded in: the latents of pixels, mirrored, are the pixels' mirrored.
+#[test]
+fn mirrored_moments_are_those_of_the_mirrored_picture() {
+    let (pictures, out) = (pictures(), tempfile::tempdir().unwrap());
+    run(&EncodeOptions {
+        codec: CodecChoice::Identity,
+        ..options(pictures.path(), out.path())
+    });
+    let mut compared = 0;
+    for shard in Index::load(out.path()).unwrap().shards {
+        for sample in ShardReader::open(&out.path().join(&shard.name), Limits::default()).unwrap() {
+            let sample = sample.unwrap();
+            let rows = |name: &str| -> Vec<Vec<f32>> {
+                let array = sample.array(name, "shard").unwrap().unwrap();
+                array.data.chunks_exact(16).map(<[f32]>::to_vec).collect()
+            };
+            let mut turned = rows(MOMENTS_FLIP);
+            turned.iter_mut().for_each(|row| row.reverse());
+            assert_eq!(turned, rows(MOMENTS), "{}", sample.key);
+            assert_ne!(rows(MOMENTS_FLIP), rows(MOMENTS), "{}", sample.key);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 23);
+}
+
 #[test]
 fn threads_batches_and_ranks_do_not_show() {
     let pictures = pictures();
