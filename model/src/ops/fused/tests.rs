@@ -48,10 +48,11 @@ fn sizes() -> impl Strategy<Value = Sizes> {
 /// Value of an operator and the gradients of `Σ weight·value` with respect to every input.
 type Evaluation = (Vec<f64>, Vec<Vec<f64>>);
 
-/// Fixed values between -1 and 1 that look random.
+/// Fixed values between -1 and 1 that look random. Neighbours lie far apart: a norm divides by the deviation of a row, and
+/// the rounding of f32 would be all that is left of a row of two nearly equal values.
 fn pattern(len: usize, seed: usize) -> Vec<f64> {
     (0..len)
-        .map(|i| ((i * 7919 + seed * 104_729 + 13) % 2003) as f64 / 1001.0 - 1.0)
+        .map(|i| ((i * 1237 + seed * 104_729 + 13) % 2003) as f64 / 1001.0 - 1.0)
         .collect()
 }
 
@@ -116,7 +117,7 @@ fn check(
     let (expected, expected_gradients) = evaluate(&inputs, &plain);
     check_close("value", &value, &expected, 1e-5)?;
     for (input, (found, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
-        // A row of a few nearly equal values amplifies the rounding of f32 by one over their deviation.
+        // A row of a few values amplifies the rounding of f32 by one over their deviation.
         check_close(&format!("gradient of input {input}"), found, expected, 5e-5)?;
     }
     // Finite differences of a few values of every input.
