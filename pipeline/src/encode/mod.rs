@@ -70,7 +70,7 @@ pub struct EncodeOptions {
     pub keep_pictures: bool,
     /// Pictures the codec gets at once; `None` leaves it to the codec. The result does not depend on it.
     pub batch: Option<usize>,
-    /// Threads that read and crop; `None` means one a core.
+    /// Threads that read and crop; `None` means as many as compute.
     pub threads: Option<usize>,
     /// The shards that fall to this process.
     pub share: Share,
