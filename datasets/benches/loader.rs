@@ -1,10 +1,10 @@
 //! What `deepflow bench loader` is measured against: `cargo bench -p deepflow-datasets --bench loader -- [copy|sizes]`.
 //!
 //! `copy` times memcpy of the same bytes in the same order with as many threads, and the loader beside it, taking the
-//! posterior's mean and drawing from it. `sizes` times a sample in data sets of growing size. One JSON line each.
+//! posterior's mean and drawing from it. `sizes` times a sample in data sets of growing size, in turn. One JSON line each.
 #![allow(clippy::unwrap_used)]
 
-use deepflow_datasets::bench::{measure_copy, measure_loader, measure_scaling, Measurement, SyntheticDataset};
+use deepflow_datasets::bench::{measure_copy, measure_loader, Measurement, SyntheticDataset};
 use deepflow_datasets::{Dataset, LoaderConfig, OpenOptions, Posterior};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
@@ -46,14 +46,51 @@ fn copy(config: &LoaderConfig) {
 
 fn sizes(config: &LoaderConfig) {
     let folder = tempfile::tempdir().unwrap();
-    let synthetic = SyntheticDataset {
-        samples_per_shard: 250,
-        distinct_shards: 4,
-        ..SyntheticDataset::default()
+    let open = |samples: u64, resident_bytes: u64| {
+        let folder = folder.path().join(samples.to_string());
+        if !folder.exists() {
+            let synthetic = SyntheticDataset {
+                samples,
+                // The same bytes in all sizes: only their places become more.
+                samples_per_shard: 1_000,
+                distinct_shards: 1,
+                ..SyntheticDataset::default()
+            };
+            synthetic.write(&folder).unwrap();
+        }
+        let options = OpenOptions {
+            resident_bytes,
+            ..OpenOptions::default()
+        };
+        Arc::new(Dataset::open(&folder, options).unwrap())
     };
+    let ways = [
+        ("read at its place", 0),
+        ("as by default", OpenOptions::default().resident_bytes),
+    ];
     let sizes = [1_000, 100_000, 1_000_000];
-    for (samples, measured) in measure_scaling(folder.path(), &synthetic, config, &sizes, 400).unwrap() {
-        report("loader, cost by size", samples, config, &measured);
+    let datasets: Vec<_> = ways
+        .iter()
+        .flat_map(|&(way, resident_bytes)| sizes.map(|samples| (way, open(samples, resident_bytes))))
+        .collect();
+    let never = AtomicBool::new(false);
+    for round in 0..ROUNDS {
+        for (way, dataset) in &datasets {
+            // Every shard is opened once before time is taken.
+            let epoch = if round == 0 {
+                dataset.len() as usize / config.batch_size
+            } else {
+                0
+            };
+            for (what, posterior) in [("mean", Posterior::Mean), ("drawn", Posterior::Sample)] {
+                let config = LoaderConfig {
+                    posterior,
+                    ..config.clone()
+                };
+                let measured = measure_loader(dataset, &config, epoch.max(100), 1000, &never).unwrap();
+                report(&format!("loader, {what}, {way}"), dataset.len(), &config, &measured);
+            }
+        }
     }
 }
 

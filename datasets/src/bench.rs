@@ -3,7 +3,7 @@
 use crate::random::{Purpose, Stream};
 use crate::{
     Codec, Compression, Dataset, DatasetPlan, DatasetWriter, Dtype, Error, Index, Loader, LoaderConfig, LoaderState,
-    OpenOptions, Result, Sample, MOMENTS,
+    Result, Sample, MOMENTS,
 };
 use std::fs;
 use std::path::Path;
@@ -243,31 +243,4 @@ fn copy_batches(
         std::hint::black_box(&mut buffer);
     }
     Ok(copied)
-}
-
-/// The cost of a sample in data sets of growing size.
-///
-/// # Errors
-/// Those of writing and loading.
-pub fn measure_scaling(
-    folder: &Path,
-    synthetic: &SyntheticDataset,
-    config: &LoaderConfig,
-    sizes: &[u64],
-    batches: usize,
-) -> Result<Vec<(u64, Measurement)>> {
-    let measure = |&samples: &u64| {
-        let folder = folder.join(format!("{samples}-samples"));
-        SyntheticDataset {
-            samples,
-            ..synthetic.clone()
-        }
-        .write(&folder)?;
-        let dataset = Arc::new(Dataset::open(&folder, OpenOptions::default())?);
-        // Every shard is opened once before time is taken.
-        let warm_up = (samples as usize / config.batch_size).max(1);
-        let never = AtomicBool::new(false);
-        Ok((samples, measure_loader(&dataset, config, warm_up, batches, &never)?))
-    };
-    sizes.iter().map(measure).collect()
 }

@@ -21,7 +21,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// How long after a shard its index may seem older because of the clock's coarseness.
@@ -82,6 +82,8 @@ pub struct Dataset {
     residency: Residency,
     /// Whether samples of plain shards are read at their position instead of mapped.
     positioned: bool,
+    /// The extensions of the shard that was opened last, for the next one to share.
+    extensions: Mutex<Arc<Vec<String>>>,
 }
 
 impl Dataset {
@@ -140,10 +142,7 @@ impl Dataset {
             ends.push(ends[ends.len() - 1] + shard.samples);
         }
         let residency = Residency::new(options.resident_bytes);
-        let bytes: u64 = shards.iter().map(|shard| shard.bytes).sum();
-        let positioned = bytes > MAPPED_BYTES.min(options.resident_bytes) && can_hold_open(shards.len());
-        Self {
-            positioned,
+        let mut dataset = Self {
             folder,
             options,
             index,
@@ -151,7 +150,17 @@ impl Dataset {
             ends,
             latent_shape,
             residency,
-        }
+            positioned: false,
+            extensions: Mutex::default(),
+        };
+        dataset.positioned = dataset.is_random_access() && dataset.is_large() && can_hold_open(dataset.shards.len());
+        dataset
+    }
+
+    /// Whether the shards are too many bytes to stay mapped.
+    fn is_large(&self) -> bool {
+        let bytes: u64 = self.shards.iter().map(|shard| shard.bytes).sum();
+        bytes > MAPPED_BYTES.min(self.options.resident_bytes)
     }
 
     /// The number of samples.
@@ -232,14 +241,14 @@ impl Dataset {
             });
         };
         let path = folder.join(&entry.name);
-        let bytes = ShardBytes::map(&path)?;
-        let table = tables::of_mapped_shard(&path, &bytes, entry.record.as_ref(), &self.options)?;
+        let mut table = tables::of_plain_shard(&path, entry.record.as_ref(), &self.options)?;
         self.check_samples(entry, table.len())?;
+        table.share_extensions(&mut self.extensions.lock().unwrap_or_else(PoisonError::into_inner));
         let name = entry.name.clone();
         let loaded = if self.positioned {
             LoadedShard::positioned(name, PositionedFile::open(&path)?, table)
         } else {
-            LoadedShard::new(name, bytes, table)
+            LoadedShard::new(name, ShardBytes::map(&path)?, table)
         };
         Ok(entry.opened.get_or_init(|| Arc::new(loaded)))
     }

@@ -20,19 +20,14 @@ pub(super) fn default_cache() -> Option<PathBuf> {
     Some(base.join("deepflow").join("offsets"))
 }
 
-/// The table of a mapped plain shard.
-pub(super) fn of_mapped_shard(
-    path: &Path,
-    tar: &[u8],
-    record: Option<&ShardRecord>,
-    options: &OpenOptions,
-) -> Result<OffsetTable> {
+/// The table of a plain shard.
+pub(super) fn of_plain_shard(path: &Path, record: Option<&ShardRecord>, options: &OpenOptions) -> Result<OffsetTable> {
     let metadata = fs::metadata(path).map_err(Error::io(path, "inspect"))?;
     if let Some(table) = stored(path, &metadata, record, options) {
         return Ok(table);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut table = OffsetTable::of_tar(tar, &name, options.limits)?;
+    let mut table = OffsetTable::of_tar(&super::ShardBytes::map(path)?, &name, options.limits)?;
     table.shard_bytes = metadata.len();
     table.shard_modified = modified(&metadata);
     table.shard_sha256 = record.map(|record| record.sha256.clone()).unwrap_or_default();
@@ -54,8 +49,7 @@ pub(super) fn count_samples(path: &Path, options: &OpenOptions) -> Result<(u64, 
         return Ok((table.len() as u64, compressed));
     }
     if !compressed {
-        let bytes = super::ShardBytes::map(path)?;
-        return Ok((of_mapped_shard(path, &bytes, None, options)?.len() as u64, false));
+        return Ok((of_plain_shard(path, None, options)?.len() as u64, false));
     }
     let mut table = OffsetTable::of_stream(ShardReader::stream(path)?, &path.to_string_lossy(), options.limits)?;
     table.shard_bytes = metadata.len();

@@ -9,6 +9,7 @@ mod batch;
 mod config;
 mod decode;
 mod fetch;
+mod find;
 mod schedule;
 mod stats;
 mod window;

@@ -2,13 +2,15 @@
 
 use super::batch::Line;
 use super::decode::Decoder;
-use super::schedule::{BatchPlan, EpochOrder};
+use super::find::{find, pieces, Found, AHEAD};
+use super::schedule::BatchPlan;
 use super::stats::Counters;
 use super::window::Block;
 use super::{AlignedBuffer, Batch, Features, OnError};
-use crate::dataset::{LoadedShard, SampleRef};
+use crate::dataset::SampleRef;
 use crate::{Dataset, Error, Result};
 use crossbeam_channel::{Receiver, Sender};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -72,23 +74,27 @@ fn make_batch(shared: &Shared, reader: &mut Reader, plan: &BatchPlan, blocks: &[
     };
     // A shard that cannot be read is the same reason for all its samples: once a batch is enough.
     let mut reported = String::new();
-    for position in plan.positions.clone() {
-        if shared.stop.load(Ordering::Relaxed) {
-            return Err(Error::Stopped);
-        }
-        let row = batch.len();
-        let latent = row * latent_length..(row + 1) * latent_length;
-        match add_row(shared, reader, plan, blocks, position, &mut batch, latent) {
-            Ok(()) => batch.real += usize::from(position < plan.samples),
-            Err(error) if shared.on_error == OnError::Skip && error.is_about_a_sample() => {
-                batch.skipped += 1;
-                let reason = error.to_string();
-                if reason != reported {
-                    tracing::warn!("skipped: {reason}");
-                    reported = reason;
-                }
+    for positions in pieces(&plan.positions, AHEAD) {
+        let found = find(&shared.dataset, plan, blocks, &positions);
+        for (position, found) in positions.zip(found) {
+            if shared.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
             }
-            Err(error) => return Err(error),
+            let row = batch.len();
+            let latent = row * latent_length..(row + 1) * latent_length;
+            let added = found.and_then(|found| add_row(shared, reader, plan, found, position, &mut batch, latent));
+            match added {
+                Ok(()) => batch.real += usize::from(position < plan.samples),
+                Err(error) if shared.on_error == OnError::Skip && error.is_about_a_sample() => {
+                    batch.skipped += 1;
+                    let reason = error.to_string();
+                    if reason != reported {
+                        tracing::warn!("skipped: {reason}");
+                        reported = reason;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     batch.latents.truncate(batch.len() * latent_length);
@@ -102,12 +108,11 @@ fn add_row(
     shared: &Shared,
     Reader { decoder, buffer }: &mut Reader,
     plan: &BatchPlan,
-    blocks: &[Arc<Block>],
+    (shard, index): Found,
     position: u64,
     batch: &mut Batch,
-    latent: std::ops::Range<usize>,
+    latent: Range<usize>,
 ) -> Result<()> {
-    let (shard, index) = find(shared, plan, blocks, position)?;
     let sample = shard.sample(index, buffer)?;
     if shard.is_mapped() {
         shared.dataset.residency().touch(&shard, sample.bytes());
@@ -127,26 +132,4 @@ fn add_features(decoder: &mut Decoder, sample: SampleRef<'_>, batch: &mut Batch)
         features.shape = decoder.features(sample, &mut features.data, (!first).then_some(features.shape))?;
     }
     Ok(())
-}
-
-/// The sample that stands at a position of the epoch.
-fn find(shared: &Shared, plan: &BatchPlan, blocks: &[Arc<Block>], position: u64) -> Result<(Arc<LoadedShard>, usize)> {
-    let position = plan.wrapped(position);
-    match &*plan.order {
-        EpochOrder::Global(permutation) => {
-            let sample = permutation
-                .as_ref()
-                .map_or(position, |permutation| permutation.get(position));
-            let (shard, index) = shared.dataset.locate(sample);
-            Ok((Arc::clone(shared.dataset.at_random(shard)?), index))
-        }
-        EpochOrder::Blocks(order) => {
-            let (place, index) = order.locate(position);
-            let pending = blocks
-                .iter()
-                .find_map(|block| block.shard(place))
-                .ok_or(Error::Stopped)?;
-            Ok((pending.wait()?, index))
-        }
-    }
 }
