@@ -109,6 +109,15 @@ fn wrong_strides_and_formulas_are_noticed() {
             "training::a_batch_that_is_not_finite_is_skipped",
         ),
         (
+            "optimizer.cu|finite_loss && isfinite(sum)|finite_loss",
+            "training::an_overflow_halves_the_scale_and_changes_nothing_else",
+        ),
+        // The bias correction counts a step that was not taken.
+        (
+            "optimizer.cu|next.gradient_factor = 0.0f;|next.gradient_factor = 0.0f; next.taken += 1;",
+            "optimizer::mixed_precision_steps",
+        ),
+        (
             "optimizer.cu|next.gradient_factor = 1.0f / next.loss_scale|next.gradient_factor = 1.0f",
             "training::mixed_precision_is_close_to_it",
         ),

@@ -69,6 +69,24 @@ fn uploads_arrive_before_they_are_read() {
     }
 }
 
+/// The emulated device is behind with everything: it comes to what was sent only when somebody waits for it.
+#[test]
+fn no_upload_is_overwritten_before_it_is_read() {
+    let Some(cuda) = device() else { return };
+    let mut upload = Upload::new(&cuda).unwrap();
+    let mut read = Vec::new();
+    // Three times through both pairs of buffers without growing, then growing.
+    for (sent, rows) in [9usize, 9, 4, 7, 9, 1, 3, 12, 20, 20, 30].into_iter().enumerate() {
+        let numbers: Vec<f32> = values_as(sent as u64, rows * 5);
+        upload.send(&numbers).unwrap();
+        read.push((upload.rows(0..rows, 5).unwrap(), numbers));
+    }
+    drop(upload);
+    for (sent, (found, numbers)) in read.into_iter().enumerate() {
+        assert_eq!(found.as_vec(), numbers, "array {sent}");
+    }
+}
+
 #[test]
 fn casts_round_to_nearest_even_and_keep_infinities() {
     let Some(cuda) = device() else { return };

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 struct Dimensions {
     unsigned x, y, z;
@@ -32,20 +33,34 @@ uint32_t exchange(uint32_t value, unsigned source);
 unsigned lane();
 
 using Body = void (*)(void **arguments);
+struct Kernel {
+    Body body;
+    std::vector<size_t> sizes;  // of its arguments, in bytes
+    // The arguments of a launch, each in a word of its own.
+    std::vector<uint64_t> copy(void **arguments) const {
+        std::vector<uint64_t> values(sizes.size());
+        for (size_t i = 0; i < sizes.size(); ++i) memcpy(&values[i], arguments[i], sizes[i]);
+        return values;
+    }
+};
 struct Registration {
-    Registration(const char *name, Body body);
+    Registration(const char *name, Kernel kernel);
 };
 
 // Calls a kernel with the untyped arguments of a launch.
-template <auto Kernel, typename... A, std::size_t... I>
+template <auto Function, typename... A, std::size_t... I>
 void call(void (*)(A...), void **arguments, std::index_sequence<I...>) {
-    Kernel(*static_cast<A *>(arguments[I])...);
+    Function(*static_cast<A *>(arguments[I])...);
 }
-template <auto Kernel> void body(void **arguments) {
-    const auto unpack = [&]<typename... A>(void (*kernel)(A...)) {
-        call<Kernel>(kernel, arguments, std::index_sequence_for<A...>{});
+template <auto Function> void body(void **arguments) {
+    const auto unpack = [&]<typename... A>(void (*function)(A...)) {
+        call<Function>(function, arguments, std::index_sequence_for<A...>{});
     };
-    unpack(Kernel);
+    unpack(Function);
+}
+template <typename... A> Kernel kernel(Body body, void (*)(A...)) {
+    static_assert(((sizeof(A) <= sizeof(uint64_t)) && ...));
+    return {body, {sizeof(A)...}};
 }
 
 }  // namespace emulator
@@ -58,7 +73,8 @@ template <auto Kernel> void body(void **arguments) {
 // One block runs at a time: what its threads share is what the process shares.
 #define __shared__ static
 #define DYNAMIC_SHARED(name) float *const name = reinterpret_cast<float *>(emulator::dynamic_shared)
-#define EXPORT_KERNEL(name) static const emulator::Registration name##_registration(#name, emulator::body<name>);
+#define EXPORT_KERNEL(name) \
+    static const emulator::Registration name##_registration(#name, emulator::kernel(emulator::body<name>, name));
 
 #define threadIdx emulator::thread_index
 #define blockIdx emulator::block_index

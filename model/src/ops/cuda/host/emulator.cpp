@@ -50,8 +50,8 @@ Body running;
 void **running_arguments;
 unsigned launches;
 
-std::map<std::string, Body> &registry() {
-    static std::map<std::string, Body> kernels;
+std::map<std::string, Kernel> &registry() {
+    static std::map<std::string, Kernel> kernels;
     return kernels;
 }
 
@@ -154,18 +154,21 @@ uint32_t exchange(uint32_t value, unsigned source) {
     return values[source % WARP];
 }
 
-Registration::Registration(const char *name, Body body) { registry()[name] = body; }
+Registration::Registration(const char *name, Kernel kernel) { registry()[name] = std::move(kernel); }
 
-Body find(const std::string &name) {
+const Kernel *find(const std::string &name) {
     const auto found = registry().find(name);
-    return found == registry().end() ? nullptr : found->second;
+    return found == registry().end() ? nullptr : &found->second;
+}
+
+bool can_launch(Dimensions grid, Dimensions block, unsigned shared_bytes) {
+    const unsigned threads = block.x * block.y * block.z;
+    return threads > 0 && threads <= 1024 && grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y <= 65535 &&
+           grid.z <= 65535 && shared_bytes <= 227 * 1024;
 }
 
 std::string launch(Body kernel, Dimensions grid, Dimensions block, unsigned shared_bytes, void **arguments) {
     const unsigned threads = block.x * block.y * block.z;
-    if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 ||
-        grid.z > 65535 || shared_bytes > 227 * 1024)
-        return "launch dimensions no device accepts";
     while (fibers.size() < threads) fibers.emplace_back(new Fiber);
     warps.resize(std::max<size_t>(warps.size(), (threads + WARP - 1) / WARP));
     std::vector<unsigned char> shared(shared_bytes + 16);

@@ -1,12 +1,16 @@
 // A libcublas without a GPU: column-major products of float and half matrices with float sums, as cublasGemmEx and
-// cublasSgemm define them.
+// cublasSgemm define them, made in the order of the fake driver's default stream.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <functional>
 #include <vector>
 
 #include "include/cuda_fp16.h"
+
+// The fake driver's.
+extern "C" void emulated_work(std::function<void()> *work);
 
 namespace {
 
@@ -35,11 +39,8 @@ std::vector<float> unpack(const void *matrix, int type, bool transposed, int row
     return result;
 }
 
-int multiply(int transpose_a, int transpose_b, int m, int n, int k, float alpha, const void *a, int a_type, int lda,
-             const void *b, int b_type, int ldb, float beta, void *c, int c_type, int ldc) {
-    const bool known = (a_type == FLOAT || a_type == HALF) && (b_type == FLOAT || b_type == HALF) &&
-                       (c_type == FLOAT || c_type == HALF);
-    if (!known || lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m) return NOT_SUPPORTED;
+void multiply_now(int transpose_a, int transpose_b, int m, int n, int k, float alpha, const void *a, int a_type, int lda,
+                  const void *b, int b_type, int ldb, float beta, void *c, int c_type, int ldc) {
     const std::vector<float> left = unpack(a, a_type, transpose_a != 0, m, k, lda);
     // The columns of op(B), each contiguous.
     const std::vector<float> right = unpack(b, b_type, transpose_b == 0, n, k, ldb);
@@ -51,6 +52,17 @@ int multiply(int transpose_a, int transpose_b, int m, int n, int k, float alpha,
             const float old = beta == 0.0f ? 0.0f : beta * load(c, c_type, at);
             store(c, c_type, at, alpha * sum + old);
         }
+}
+
+int multiply(int transpose_a, int transpose_b, int m, int n, int k, float alpha, const void *a, int a_type, int lda,
+             const void *b, int b_type, int ldb, float beta, void *c, int c_type, int ldc) {
+    const bool known = (a_type == FLOAT || a_type == HALF) && (b_type == FLOAT || b_type == HALF) &&
+                       (c_type == FLOAT || c_type == HALF);
+    if (!known || lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m) return NOT_SUPPORTED;
+    std::function<void()> work = [=] {
+        multiply_now(transpose_a, transpose_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc);
+    };
+    emulated_work(&work);
     return SUCCESS;
 }
 
