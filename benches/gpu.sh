@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Everything there is to measure on a GPU, in one command and one JSON file (docs/cuda.md).
 #
-#   benches/gpu.sh [FILE]              the tests on the card, then training and sampling with the time by kernel -> FILE (gpu.json)
+#   benches/gpu.sh [FILE]              the tests on the card, then training, sampling and decoding with the time by kernel -> FILE
+#                                      (gpu.json)
 #   benches/gpu.sh --dry-run [FILE]    the same commands with tiny networks on the emulated device: shows that they work
 #
-# BATCH_B and BATCH_XL are the samples of a step; STEPS the steps that are timed.
+# BATCH_B and BATCH_XL are the samples of a step, BATCH_VAE the latents decoded at once; STEPS the steps that are timed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +20,7 @@ trap 'rm -r "$work"' EXIT
 
 build=(scripts/build-cuda test --release --workspace --features deepflow/cuda)
 if $dry_run; then
-    BATCH_B=2 BATCH_XL=2 STEPS=1
+    BATCH_B=2 BATCH_XL=2 BATCH_VAE=1 STEPS=1
     scripts/emulated-gpu "$work/gpu"
     run() { LD_LIBRARY_PATH=$work/gpu "$@"; }
     "${build[@]}" --test golden cuda
@@ -49,11 +50,25 @@ line = json.load(open(sys.argv[1]))
 print(json.dumps({**line, "config": sys.argv[2], "precision": sys.argv[3]}))
 PYTHON
 }
+# decode SIZE PRECISION BATCH: the same for Stable Diffusion's autoencoder with random weights, and pictures of SIZE pixels.
+decode() {
+    local size=$1 precision=$2 batch=$3
+    echo "decode $size pixels, $precision, batch $batch" >&2
+    run "$deepflow" --quiet bench decode --json --kernels --device cuda --batch "$batch" --steps "${STEPS:-20}" \
+        --set codec.kind=autoencoder-kl --set "codec.size=$size" --set "codec.precision=$precision" >"$work/line"
+    python3 - "$work/line" "autoencoder-kl at $size pixels" "$precision" >>"$work/lines" <<'PYTHON'
+import json, sys
+line = json.load(open(sys.argv[1]))
+print(json.dumps({**line, "config": sys.argv[2], "precision": sys.argv[3]}))
+PYTHON
+}
 for precision in mixed f32; do
     for what in train forward; do
         measure $what deepflow-b-2-2t '[2]' $precision "${BATCH_B:-256}"
         measure $what deepflow-xl-2-3t '[1,3]' $precision "${BATCH_XL:-64}"
     done
+    if $dry_run; then sizes=(16); else sizes=(256 512); fi
+    for size in "${sizes[@]}"; do decode "$size" $precision "${BATCH_VAE:-4}"; done
 done
 
 python3 - "$work/lines" "$out" $dry_run <<'PYTHON'
@@ -88,22 +103,25 @@ for line in lines:
     for kernel in kernels:
         kernel["roofline_s"] = roofline(kernel)
     total = {key: sum(kernel[key] for kernel in kernels) for key in ("bytes", "flops")}
+    # The decode stage also writes PNG files; what the card does is the step by kernel.
+    seconds = line["gpu"]["profiled_step_s"] if line["what"] == "decode" else line["median_s"]
     line["step"] = {
         **total,
-        "bytes_per_s": total["bytes"] / line["median_s"],
-        "flops_per_s": total["flops"] / line["median_s"],
+        "bytes_per_s": total["bytes"] / seconds,
+        "flops_per_s": total["flops"] / seconds,
         "roofline_s": None if peaks is None else sum(kernel["roofline_s"] for kernel in kernels),
         "outside_kernels_s": line["gpu"]["profiled_step_s"] - sum(kernel["seconds"] for kernel in kernels),
     }
     if line["what"] == "forward":
         line["images_per_s_250_steps"] = line["items_per_s"] / 250
+    if line["what"] == "decode":
+        line["images_per_s_without_files"] = line["batch"] / seconds
 
 report = {
     "card": card,
     "dry_run": sys.argv[3] == "true",
     "peaks_known": peaks is not None,
     "measurements": lines,
-    "vae_decode": {"measured": False, "reason": "the autoencoder has no GPU kernels; decode runs on the processor"},
 }
 with open(sys.argv[2], "w") as file:
     json.dump(report, file, indent=1)

@@ -218,5 +218,8 @@ fn benchmarks_run_the_stages_and_say_where_their_time_goes() {
         .assert()
         .code(2);
     let stderr = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
-    assert!(stderr.contains("codecs run on the cpu"), "{stderr}");
+    assert!(
+        stderr.contains("--device cuda:0: codec pca runs on the cpu"),
+        "{stderr}"
+    );
 }

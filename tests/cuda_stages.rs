@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use deepflow_datasets::{Limits, ShardReader, LATENT};
+use deepflow_datasets::{Limits, ShardReader, LATENT, MOMENTS};
+use deepflow_preprocess::picture::{decode, write_png, Colour, DecodeOptions, Pixels, PngCompression};
 use serde_json::Value;
 use support::{assert_same, files, program, stderr, Workshop};
 
@@ -175,6 +176,117 @@ fn samples_of_a_gpu_are_those_of_the_processor() {
     };
     assert_near(&latents("single"), &latents("cpu"), 1e-4);
     assert_near(&latents("mixed"), &latents("cpu"), 2e-2);
+}
+
+const SIDE: usize = 32;
+
+/// Three colour pictures, and a small random autoencoder for them.
+fn settings_of_an_autoencoder(workshop: &Workshop) -> String {
+    let folder = workshop.path("photographs/one");
+    std::fs::create_dir_all(&folder).unwrap();
+    for number in 0..3u8 {
+        let bytes = (0..SIDE * SIDE * 3).map(|place| (place * (37 + usize::from(number)) % 251) as u8);
+        let picture = Pixels::new(SIDE, SIDE, Colour::Rgb, bytes.collect()).unwrap();
+        let png = write_png(&picture, PngCompression::Fast).unwrap();
+        std::fs::write(folder.join(format!("{number}.png")), png).unwrap();
+    }
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/golden/vae_two_level");
+    format!(
+        "--set codec.kind=autoencoder-kl --set codec.size={SIDE} --set codec.weights={}",
+        weights.display()
+    )
+}
+
+/// Pictures to latents and back, on both, in both precisions.
+#[test]
+fn an_autoencoder_on_a_gpu_makes_the_latents_and_pictures_of_the_processor() {
+    if gpu().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let codec = settings_of_an_autoencoder(&workshop);
+    let exact = "--device cuda --set codec.tf32=false";
+    let mixed = "--device cuda --set codec.precision=mixed";
+    for (name, device) in [("cpu", "--device cpu"), ("single", exact), ("mixed", mixed)] {
+        let encode = format!("{codec} --pictures @photographs --out @latents-{name} {device}");
+        done(&workshop, "encode", &encode);
+        // The same latents for all.
+        let decode = format!("{codec} --shards @latents-cpu --out @pictures-{name} {device}");
+        done(&workshop, "decode", &decode);
+    }
+    let moments = |name: &str| -> Vec<f64> {
+        let shard = workshop.path(&format!("latents-{name}/latents-000000.tar"));
+        let samples = ShardReader::open(&shard, Limits::default()).unwrap();
+        samples
+            .flat_map(|sample| sample.unwrap().array(MOMENTS, "").unwrap().unwrap().data)
+            .map(f64::from)
+            .collect()
+    };
+    let pixels = |name: &str| -> Vec<f64> {
+        let folder = workshop.path(&format!("pictures-{name}/one"));
+        let pictures = files(&folder, &[".png"]);
+        assert_eq!(pictures.len(), 3, "{name}");
+        let decoded = pictures
+            .values()
+            .map(|png| decode(png, &DecodeOptions::default()).unwrap().pixels);
+        decoded
+            .flat_map(|pixels| pixels.data().to_vec())
+            .map(f64::from)
+            .collect()
+    };
+    assert_near(&moments("single"), &moments("cpu"), 1e-4);
+    assert_near(&moments("mixed"), &moments("cpu"), 2e-2);
+    assert_near(&pixels("single"), &pixels("cpu"), 1.0);
+    assert_near(&pixels("mixed"), &pixels("cpu"), 6.0);
+}
+
+#[test]
+fn the_bench_measures_the_autoencoder_on_a_gpu() {
+    if gpu().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let codec = settings_of_an_autoencoder(&workshop);
+    for (what, precision) in [("decode", "f32"), ("decode", "mixed"), ("encode", "f32")] {
+        let mut bench = program("deepflow");
+        bench.args(["bench", what, "--json", "--kernels", "--steps", "2", "--device", "cuda"]);
+        bench.args(codec.split_whitespace());
+        bench.args(["--set", &format!("codec.precision={precision}")]);
+        let output = run(bench);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&line["device"], &line["batch"]), (&"cuda:0".into(), &4.into()));
+        assert!(line["median_s"].as_f64().unwrap() > 0.0);
+        let half = if precision == "f32" { "f32" } else { "f16" };
+        let kernels = line["gpu"]["kernels"].as_array().unwrap();
+        for name in ["product", "gather_windows", "channel_moments", "softmax_rows"] {
+            let name = format!("{name}_{half}");
+            let kernel = kernels.iter().find(|kernel| kernel["name"] == name.as_str());
+            assert!(
+                kernel.is_some_and(|kernel| kernel["bytes"].as_u64().unwrap() > 0),
+                "{name}: {kernels:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn codecs_without_a_network_stay_on_the_processor() {
+    let Some(Some(_)) = gpu() else { return };
+    let workshop = Workshop::new();
+    workshop.encode();
+    for (stage, arguments) in [
+        ("encode", "--pictures @t10k-images-idx3-ubyte --grey --out @again"),
+        ("decode", "--shards @latents --out @pictures"),
+    ] {
+        let output = run(workshop.stage(stage, &format!("{arguments} --device cuda")));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("error: --device cuda:0: codec "), "{said}");
+        assert!(said.contains(" runs on the cpu"), "{said}");
+    }
+    // Of itself a GPU is not taken for them.
+    done(&workshop, "decode", "--shards @latents --out @pictures");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::convert::ConvertError;
+use crate::error::ModelError;
 use crate::ops::conv::ConvolutionError;
 use crate::torch_pickle::TorchFileError;
 
@@ -63,4 +64,7 @@ pub enum AutoencoderError {
     /// An operator was given what it cannot take.
     #[error(transparent)]
     Operator(#[from] ConvolutionError),
+    /// The GPU is short of memory or does not answer.
+    #[error(transparent)]
+    Device(ModelError),
 }

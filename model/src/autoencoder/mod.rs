@@ -1,9 +1,9 @@
-//! AutoencoderKL, the image autoencoder of Stable Diffusion, for inference on a CPU.
+//! AutoencoderKL, the image autoencoder of Stable Diffusion, for inference on a CPU or a GPU.
 //!
 //! [`AutoencoderKl::load`] reads what the diffusers library writes (a folder with `config.json` and
 //! `diffusion_pytorch_model.safetensors`, sharded or `.bin` too) and checkpoints with the original CompVis names.
 //! [`AutoencoderKl::encode`] gives the posterior's mean and standard deviation, [`AutoencoderKl::decode`] the picture.
-//! Both work on one picture at a time and use all threads for it, so memory does not grow with the batch.
+//! On the processor both work on one picture at a time and use all threads for it, so memory does not grow with the batch.
 //!
 //! ```
 //! use deepflow_model::autoencoder::{AutoencoderConfig, AutoencoderKl};
@@ -16,14 +16,18 @@
 //! # Ok::<(), deepflow_model::autoencoder::AutoencoderError>(())
 //! ```
 
+mod backend;
 mod blocks;
 mod config;
 mod decoder;
 mod encoder;
 mod error;
 mod files;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod model;
 mod names;
+mod network;
 mod weights;
 
 pub use config::AutoencoderConfig;

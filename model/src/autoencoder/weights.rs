@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use deepflow_datasets::random::{Purpose, Stream};
 
+use super::backend::Backend;
 use super::files::WeightFiles;
 use super::names::{canonical, FIRST_STAGE};
 use super::AutoencoderError;
-use crate::ops::conv::{Convolution, ConvolutionShape, GroupNorm};
+use crate::ops::conv::ConvolutionShape;
 
 /// Problems that are spelled out; the rest is counted.
 const PROBLEMS_NAMED: usize = 5;
@@ -73,23 +74,33 @@ impl Weights {
     }
 
     /// A convolution that keeps the picture's size.
-    pub(super) fn convolution(&mut self, name: &str, shape: ConvolutionShape) -> Result<Convolution, AutoencoderError> {
+    pub(super) fn convolution<B: Backend>(
+        &mut self,
+        backend: &B,
+        name: &str,
+        shape: ConvolutionShape,
+    ) -> Result<B::Convolution, AutoencoderError> {
         let (height, width) = shape.kernel;
         let weight = self.tensor(
             &format!("{name}.weight"),
             &[shape.out_channels, shape.in_channels, height, width],
         )?;
         let bias = self.tensor(&format!("{name}.bias"), &[shape.out_channels])?;
-        Ok(Convolution::new(shape, &weight, &bias)?)
+        backend.convolution(shape, &weight, &bias)
     }
 
-    pub(super) fn norm(&mut self, name: &str, channels: usize) -> Result<GroupNorm, AutoencoderError> {
+    pub(super) fn norm<B: Backend>(
+        &mut self,
+        backend: &B,
+        name: &str,
+        channels: usize,
+    ) -> Result<B::Norm, AutoencoderError> {
         let mut weight = self.tensor(&format!("{name}.weight"), &[channels])?;
         let bias = self.tensor(&format!("{name}.bias"), &[channels])?;
         if matches!(self.source, Source::Random { .. }) {
             weight.iter_mut().for_each(|weight| *weight += 1.0);
         }
-        Ok(GroupNorm::new(self.groups, weight, bias, EPSILON)?)
+        backend.norm(self.groups, weight, bias, EPSILON)
     }
 
     /// Values given out so far.

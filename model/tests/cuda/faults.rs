@@ -9,6 +9,12 @@ use crate::emulation::{device, kernel_texts, FAULT};
 
 /// Whether the named test still passes with `fault` planted.
 fn survives(fault: &str, test: &str) -> bool {
+    let fields: Vec<&str> = fault.split('|').collect();
+    let texts = kernel_texts();
+    let planted = texts
+        .iter()
+        .any(|(file, text)| file == fields[0] && text.contains(fields[1]));
+    assert!(planted, "nowhere to plant: {fault}");
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(FAULT, fault)
@@ -26,6 +32,7 @@ fn on_emulation() -> bool {
 fn test_of(file: &str) -> &'static str {
     match file {
         "attention.cu" => "operators::attention",
+        "group_norm.cu" => "convolution::group_norms",
         "layer_norm.cu" => "operators::plain_and_affine_layer_norm",
         "reduce.cu" => "operators::linear",
         "residual.cu" => "operators::gated_residual",
@@ -137,6 +144,43 @@ fn wrong_strides_and_formulas_are_noticed() {
         (
             "diffusion.cu|channel_first ? value % patch|channel_first ? value / patch % patch",
             "samples::data_and_noise_are_mixed_and_cut_into_patches",
+        ),
+        // An enlarged map read as it is, another picture's norm, the first band again, a stride forgotten, the padding taken
+        // for the end of the line before.
+        (
+            "convolution.cu|seen_x >> window.enlarged|seen_x",
+            "convolution::convolutions",
+        ),
+        (
+            "convolution.cu|picture * 2 * window.channels|0 * picture",
+            "convolution::convolutions",
+        ),
+        (
+            "convolution.cu|row = first + blockIdx.x|row = blockIdx.x",
+            "convolution::a_convolution_of_several_bands",
+        ),
+        (
+            "convolution.cu|column * window.stride|column",
+            "convolution::convolutions",
+        ),
+        ("convolution.cu|seen_x >= 0 && at_x|at_x", "convolution::convolutions"),
+        // The deviation between chunks left out, a short chunk counted as a whole one, groups side by side.
+        (
+            "group_norm.cu|of_part[channels] + count * distance * distance|of_part[channels]",
+            "convolution::group_norms",
+        ),
+        (
+            "group_norm.cu|count * means[|chunk * means[",
+            "convolution::group_norms",
+        ),
+        (
+            "group_norm.cu|row % groups * width|row % groups",
+            "convolution::group_norms",
+        ),
+        // Softmax of scores that are not all below the largest.
+        (
+            "softmax.cu|(expf(to_float(scores[i]) - largest) * factor|(expf(to_float(scores[i])) * factor",
+            "convolution::attention_over_pixels",
         ),
         // The last rows forgotten when they do not fill a tile.
         ("attention.cu|token < side.tokens ?|true ?", "operators::attention"),

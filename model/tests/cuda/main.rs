@@ -5,6 +5,7 @@
 
 #[macro_use]
 mod compare;
+mod convolution;
 mod emulation;
 mod faults;
 mod network;

@@ -41,12 +41,17 @@ impl WeightSource for Prefixed<'_> {
     }
 }
 
-/// Every network case, sorted by name; finding none is a failure.
-pub fn all() -> Vec<Case> {
-    let directory = std::env::var_os("DEEPFLOW_GOLDEN_DIR").map_or_else(
+/// DEEPFLOW_GOLDEN_DIR, or the project's own fixtures.
+pub fn directory() -> PathBuf {
+    std::env::var_os("DEEPFLOW_GOLDEN_DIR").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden")),
         PathBuf::from,
-    );
+    )
+}
+
+/// Every network case, sorted by name; finding none is a failure.
+pub fn all() -> Vec<Case> {
+    let directory = directory();
     let mut cases: Vec<Case> = std::fs::read_dir(&directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
         .map(|entry| entry.unwrap().path())

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 #![cfg_attr(feature = "cuda", allow(clippy::print_stderr))]
 
+#[cfg(feature = "cuda")]
+mod autoencoder;
 mod case;
 #[cfg(feature = "cuda")]
 mod cuda;

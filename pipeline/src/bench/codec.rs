@@ -11,6 +11,7 @@ use anyhow::Context;
 use deepflow_datasets::random::{Purpose, Stream};
 use deepflow_datasets::{Codec as CodecRecord, Compression, DatasetPlan, DatasetWriter, Dtype, Sample, LATENT};
 use deepflow_model::autoencoder::{AutoencoderConfig, AutoencoderKl};
+use deepflow_model::device::AnyDevice;
 use deepflow_preprocess::codec::{
     AutoencoderKlCodec, Codec, CodecError, CodecIdentity, IdentityCodec, Moments, PcaCodec, PcaOptions,
 };
@@ -18,8 +19,10 @@ use deepflow_preprocess::picture::{centre_crop, Colour, DecodeOptions as Picture
 use deepflow_preprocess::sources::SourceOptions;
 use serde_json::json;
 
+use super::gpu::{self, GpuMeasurement};
 use super::photograph::{photograph, write_photographs};
 use super::Timer;
+use crate::codecs::CodecDevice;
 use crate::config::{CodecConfig, CodecKind, Config, OutputFormat};
 use crate::decode::{decode, DecodeOptions};
 use crate::encode::{encode, CodecChoice, EncodeOptions};
@@ -40,6 +43,23 @@ pub struct StageRun {
     pub parameters: usize,
     /// Where the time of the stage went.
     pub time: TimeSplit,
+    /// Where the codec computed.
+    pub device: String,
+    /// The GPU's side, where there is one.
+    pub gpu: Option<GpuMeasurement>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+pub struct CodecBench<'a> {
+    /// The configuration; its codec's weights, or random ones.
+    pub config: &'a Config,
+    /// Where the codec computes.
+    pub place: CodecDevice<'a>,
+    /// Pictures in a step; `None` leaves it to the codec.
+    pub batch: Option<usize>,
+    /// Whether one more step is run with the clock on every kernel of the GPU.
+    pub by_kernel: bool,
 }
 
 /// Runs the encode stage over synthetic photographs, four thirds as wide as high and as large beside the crop as
@@ -47,15 +67,13 @@ pub struct StageRun {
 ///
 /// # Errors
 /// When the codec cannot be opened, the temporary folder cannot be written, or the run is interrupted.
-pub fn encode_stage(
-    config: &Config,
-    batch: Option<usize>,
-    timer: &mut Timer<'_>,
-    interrupt: &Interrupt,
-) -> anyhow::Result<StageRun> {
+pub fn encode_stage(bench: CodecBench<'_>, timer: &mut Timer<'_>, interrupt: &Interrupt) -> anyhow::Result<StageRun> {
+    let config = bench.config;
     let folder = tempfile::tempdir().context("a temporary folder for the pictures")?;
-    let (codec, ends) = Watched::new(open(&config.codec)?);
-    let batch = batch.unwrap_or_else(|| codec.preferred_batch());
+    let (codec, device) = open(bench.place)?;
+    gpu::check_kernels(&device, bench.by_kernel)?;
+    let (codec, ends) = Watched::new(codec);
+    let batch = bench.batch.unwrap_or_else(|| codec.preferred_batch());
     let parameters = codec.parameters();
     let pictures = folder.path().join("pictures");
     write_photographs(&pictures, timer.steps_with_warm_up() * batch, config.codec.size)?;
@@ -69,7 +87,7 @@ pub fn encode_stage(
         shard_samples: timer.steps_with_warm_up() * batch,
         compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
         dtype: if config.output.half { Dtype::F16 } else { Dtype::F32 },
-        codec: CodecChoice::Ready(Box::new(codec)),
+        codec: CodecChoice::Ready(Box::new(codec.clone())),
         size: config.codec.size,
         decode: PictureOptions::default(),
         fit: Fit::Crop,
@@ -81,10 +99,16 @@ pub fn encode_stage(
     };
     let report = encode(&options, interrupt)?;
     timer.take_ends(&ends.lock().unwrap_or_else(PoisonError::into_inner));
+    let pictures: Vec<Pixels> = (0..batch)
+        .map(|number| centre_crop(photograph(number, config.codec.size), config.codec.size))
+        .collect();
+    let step = || Ok(codec.encode(&pictures).map(drop)?);
     Ok(StageRun {
         batch,
         parameters,
         time: report.time,
+        device: device.name()?,
+        gpu: gpu::measure(&device, bench.by_kernel, step)?,
     })
 }
 
@@ -92,15 +116,12 @@ pub fn encode_stage(
 ///
 /// # Errors
 /// As [`encode_stage`].
-pub fn decode_stage(
-    config: &Config,
-    batch: Option<usize>,
-    timer: &mut Timer<'_>,
-    interrupt: &Interrupt,
-) -> anyhow::Result<StageRun> {
+pub fn decode_stage(bench: CodecBench<'_>, timer: &mut Timer<'_>, interrupt: &Interrupt) -> anyhow::Result<StageRun> {
     let folder = tempfile::tempdir().context("a temporary folder for the latents")?;
-    let (codec, ends) = Watched::new(open(&config.codec)?);
-    let batch = batch.unwrap_or_else(|| codec.preferred_batch());
+    let (codec, device) = open(bench.place)?;
+    gpu::check_kernels(&device, bench.by_kernel)?;
+    let (codec, ends) = Watched::new(codec);
+    let batch = bench.batch.unwrap_or_else(|| codec.preferred_batch());
     let shards = folder.path().join("latents");
     write_latents(&shards, codec.identity(), timer.steps_with_warm_up() * batch)?;
     let options = DecodeOptions {
@@ -114,37 +135,59 @@ pub fn decode_stage(
     };
     let report = decode(&options, &codec, interrupt)?;
     timer.take_ends(&ends.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut latents = vec![0.0; batch * codec.identity().latent_len()];
+    Stream::new(0, Purpose::Synthetic, 0, 0).fill_normal(&mut latents);
+    let step = || Ok(codec.decode(&latents).map(drop)?);
     Ok(StageRun {
         batch,
         parameters: codec.parameters(),
         time: report.time,
+        device: device.name()?,
+        gpu: gpu::measure(&device, bench.by_kernel, step)?,
     })
 }
 
-/// The codec of the configuration; without weights a patch transform fitted to synthetic photographs, or Stable
-/// Diffusion's autoencoder with random weights.
-fn open(config: &CodecConfig) -> anyhow::Result<Box<dyn Codec>> {
+/// The codec of the configuration, and where it computes; without weights a patch transform fitted to synthetic photographs,
+/// or Stable Diffusion's autoencoder with random weights.
+fn open(place: CodecDevice<'_>) -> anyhow::Result<(Box<dyn Codec>, AnyDevice)> {
+    let config = place.config;
     let size = config.size;
     Ok(match (config.kind, &config.weights) {
-        (CodecKind::Identity, _) => Box::new(IdentityCodec::new(size, Colour::Rgb)),
-        (CodecKind::Pca, Some(file)) => Box::new(PcaCodec::load(file, size)?),
-        (CodecKind::Pca, None) => {
-            let options = PcaOptions {
-                patch: config.patch,
-                channels: config.channels,
-                floor: config.whitening_floor,
-            };
-            let sample: Vec<Pixels> = (0..FITTED_TO)
-                .map(|number| centre_crop(photograph(number, size), size))
-                .collect();
-            Box::new(PcaCodec::fit(&sample, options)?)
+        (CodecKind::Identity, _) => {
+            let codec = IdentityCodec::new(size, Colour::Rgb);
+            (Box::new(codec), place.processor("identity")?)
         }
-        (CodecKind::AutoencoderKl, Some(folder)) => Box::new(AutoencoderKlCodec::load(folder, size)?),
+        (CodecKind::Pca, weights) => {
+            let device = place.processor("pca")?;
+            (Box::new(patch_transform(config, weights.as_deref())?), device)
+        }
+        (CodecKind::AutoencoderKl, Some(folder)) => {
+            let (codec, device) = place.autoencoder(folder, size)?;
+            (Box::new(codec), device)
+        }
         (CodecKind::AutoencoderKl, None) => {
-            let autoencoder = AutoencoderKl::random(AutoencoderConfig::default(), SEED)?;
-            Box::new(AutoencoderKlCodec::new(autoencoder, size)?)
+            let device = place.open()?;
+            let (sizes, half) = (AutoencoderConfig::default(), place.half_precision());
+            let autoencoder = AutoencoderKl::random_on(sizes, SEED, &device, half)?;
+            (Box::new(AutoencoderKlCodec::new(autoencoder, size)?), device)
         }
     })
+}
+
+fn patch_transform(config: &CodecConfig, weights: Option<&Path>) -> anyhow::Result<PcaCodec> {
+    let size = config.size;
+    if let Some(file) = weights {
+        return Ok(PcaCodec::load(file, size)?);
+    }
+    let options = PcaOptions {
+        patch: config.patch,
+        channels: config.channels,
+        floor: config.whitening_floor,
+    };
+    let sample: Vec<Pixels> = (0..FITTED_TO)
+        .map(|number| centre_crop(photograph(number, size), size))
+        .collect();
+    Ok(PcaCodec::fit(&sample, options)?)
 }
 
 /// One shard of latents with the spread that sampling gives them.
@@ -184,8 +227,9 @@ fn write_latents(folder: &Path, identity: &CodecIdentity, samples: usize) -> any
 type Ends = Arc<Mutex<Vec<Instant>>>;
 
 /// A codec that notes when each of its batches is done.
+#[derive(Clone)]
 struct Watched {
-    codec: Box<dyn Codec>,
+    codec: Arc<dyn Codec>,
     ends: Ends,
 }
 
@@ -193,7 +237,7 @@ impl Watched {
     fn new(codec: Box<dyn Codec>) -> (Self, Ends) {
         let ends = Ends::default();
         let watched = Self {
-            codec,
+            codec: codec.into(),
             ends: Arc::clone(&ends),
         };
         (watched, ends)

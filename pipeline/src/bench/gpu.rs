@@ -3,6 +3,8 @@
 use deepflow_model::device::AnyDevice;
 use serde::Serialize;
 
+use crate::cli::UsageError;
+
 /// The GPU's side of a measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct GpuMeasurement {
@@ -33,6 +35,17 @@ pub struct KernelMeasurement {
     pub bytes: u64,
     /// Floating-point operations of matrix products.
     pub flops: u64,
+}
+
+/// Refuses `--kernels` on a processor.
+///
+/// # Errors
+/// [`UsageError`], then.
+pub fn check_kernels(device: &AnyDevice, by_kernel: bool) -> Result<(), UsageError> {
+    match device {
+        AnyDevice::Cpu(_) if by_kernel => Err(UsageError("--kernels needs a GPU (--device cuda)".to_owned())),
+        _ => Ok(()),
+    }
 }
 
 /// Measures the device after `step` was timed on it, and `step` once more by kernel if asked; nothing of a processor.

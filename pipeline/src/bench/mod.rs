@@ -8,9 +8,10 @@ mod photograph;
 mod result;
 
 use clap::{Args, ValueEnum};
-use deepflow_model::device::{AnyDevice, DeviceChoice};
+use deepflow_model::device::DeviceChoice;
 
 use crate::cli::{Stage, UsageError};
+use crate::codecs::CodecDevice;
 use crate::config::{Config, ConfigArgs};
 use crate::device::{check_precision, DeviceArgs};
 use crate::interrupt::Interrupt;
@@ -18,6 +19,7 @@ use crate::memory::check_training;
 use crate::on_device_in;
 use crate::rank::Rank;
 
+use codec::CodecBench;
 pub use gpu::{GpuMeasurement, KernelMeasurement};
 pub use result::{Measurement, Timer};
 
@@ -44,7 +46,7 @@ pub struct BenchArgs {
     /// Print one JSON line
     #[arg(long)]
     json: bool,
-    /// Run one more step of train or forward with the clock on every kernel of the GPU
+    /// Run one more step with the clock on every kernel of the GPU
     #[arg(long)]
     kernels: bool,
     #[command(flatten)]
@@ -88,7 +90,7 @@ impl What {
 impl Stage for BenchArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
         let config = self.config.load(&[])?;
-        if self.kernels && !matches!(self.what, What::Train | What::Forward) {
+        if self.kernels && self.what == What::Loader {
             return Err(UsageError(format!("--kernels: {} runs on the cpu", self.what.name())).into());
         }
         let measurement = match self.what {
@@ -106,9 +108,7 @@ impl BenchArgs {
         let batch = self.batch_or(NETWORK_BATCH);
         let device = self.device.open(Rank::ALONE)?;
         let name = device.name()?;
-        if self.kernels && matches!(device, AnyDevice::Cpu(_)) {
-            return Err(UsageError("--kernels needs a GPU (--device cuda)".to_owned()).into());
-        }
+        gpu::check_kernels(&device, self.kernels)?;
         let measured = match self.what {
             What::Forward => {
                 let precision = config.sample.precision;
@@ -134,21 +134,26 @@ impl BenchArgs {
     }
 
     fn codec(&self, config: &Config, interrupt: &Interrupt) -> anyhow::Result<Measurement> {
-        let device = self.device.device;
-        if let DeviceChoice::Cuda(_) = device {
-            let only = format!("--device {device}: codecs run on the cpu");
-            return Err(UsageError(only).into());
-        }
         self.device.threads.start()?;
-        let stage = match self.what {
-            What::Encode => codec::encode_stage,
-            _ => codec::decode_stage,
+        let bench = CodecBench {
+            config,
+            place: CodecDevice {
+                arguments: self.device,
+                rank: Rank::ALONE,
+                config: &config.codec,
+            },
+            batch: self.batch.map(|batch| batch as usize),
+            by_kernel: self.kernels,
         };
         let mut timer = Timer::new(self.steps as usize, interrupt);
-        let asked = self.batch.map(|batch| batch as usize);
-        let run = stage(config, asked, &mut timer, interrupt)?;
+        let run = match self.what {
+            What::Encode => codec::encode_stage(bench, &mut timer, interrupt)?,
+            _ => codec::decode_stage(bench, &mut timer, interrupt)?,
+        };
         Ok(Measurement {
+            device: run.device,
             parameters: run.parameters,
+            gpu: run.gpu,
             time: Some(run.time),
             ..self.measurement(run.batch, timer.median_seconds())
         })

@@ -8,9 +8,9 @@ use deepflow_preprocess::picture::PngCompression;
 
 use super::{decode, DecodeOptions};
 use crate::cli::Stage;
-use crate::codecs;
+use crate::codecs::{self, CodecDevice};
 use crate::config::{long_help, Config, ConfigArgs};
-use crate::device::ThreadArgs;
+use crate::device::DeviceArgs;
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::share::ShareArgs;
@@ -44,7 +44,7 @@ pub struct DecodeArgs {
     #[arg(long)]
     small: bool,
     #[command(flatten)]
-    threads: ThreadArgs,
+    device: DeviceArgs,
     #[command(flatten)]
     share: ShareArgs,
     /// Print a JSON line of what was done to stdout
@@ -56,11 +56,17 @@ pub struct DecodeArgs {
 
 impl Stage for DecodeArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
-        self.threads.start()?;
+        self.device.threads.start()?;
         let config = self.config.load(&[])?;
         let index = Index::load(&self.shards)?;
         let weights = self.weights.as_deref().or(config.codec.weights.as_deref());
-        let codec = codecs::open(&index.codec, &self.shards, weights)?;
+        let share = self.share.detect()?;
+        let place = CodecDevice {
+            arguments: self.device,
+            rank: share.rank,
+            config: &config.codec,
+        };
+        let codec = codecs::open(&index.codec, &self.shards, weights, Some(place))?;
         let options = DecodeOptions {
             shards: self.shards,
             out: self.out.clone(),
@@ -72,7 +78,7 @@ impl Stage for DecodeArgs {
             },
             sheet_columns: config.output.sheet_columns,
             batch: config.codec.batch,
-            share: self.share.detect()?,
+            share,
         };
         let report = decode(&options, codec.as_ref(), interrupt)?;
         write_atomically(&self.out.join(Config::FILE_NAME), config.to_toml().as_bytes())?;

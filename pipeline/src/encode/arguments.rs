@@ -1,19 +1,20 @@
 //! The command line of the encode stage.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use deepflow_datasets::{Compression, Dtype};
-use deepflow_preprocess::codec::{AutoencoderKlCodec, PcaOptions};
+use deepflow_preprocess::codec::PcaOptions;
 use deepflow_preprocess::picture::{Background, Colour, DecodeOptions, Fit};
 use deepflow_preprocess::sources::SourceOptions;
 
 use super::{dry_run, encode, CodecChoice, EncodeOptions, PcaSource, SKIPPED_FILE};
 use crate::cli::{Stage, UsageError};
+use crate::codecs::CodecDevice;
 use crate::config::{long_help, CodecConfig, CodecKind, Config, ConfigArgs};
-use crate::device::ThreadArgs;
+use crate::device::DeviceArgs;
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::progress::duration;
@@ -76,7 +77,7 @@ pub struct EncodeArgs {
     #[arg(long, help_heading = "Pictures")]
     keep_pictures: bool,
     #[command(flatten)]
-    threads: ThreadArgs,
+    device: DeviceArgs,
     #[command(flatten)]
     share: ShareArgs,
     /// Print a JSON line of what was done to stdout
@@ -96,7 +97,7 @@ enum FitArg {
 
 impl Stage for EncodeArgs {
     fn run(self, interrupt: &Interrupt) -> anyhow::Result<()> {
-        self.threads.start()?;
+        self.device.threads.start()?;
         let config = self.config.load(&[])?;
         let (json, dry, out) = (self.json, self.dry_run, self.out.clone());
         let options = self.options(&config)?;
@@ -139,6 +140,12 @@ impl EncodeArgs {
     fn options(self, config: &Config) -> anyhow::Result<EncodeOptions> {
         let colour = if self.grey { Colour::Grey } else { Colour::Rgb };
         let background = self.background.map_or(Background::Ignore, Background::Over);
+        let share = self.share.detect()?;
+        let place = CodecDevice {
+            arguments: self.device,
+            rank: share.rank,
+            config: &config.codec,
+        };
         Ok(EncodeOptions {
             source_options: SourceOptions {
                 labels: self.labels,
@@ -152,7 +159,7 @@ impl EncodeArgs {
             shard_samples: config.output.shard_samples,
             compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
             dtype: if config.output.half { Dtype::F16 } else { Dtype::F32 },
-            codec: codec_choice(&config.codec)?,
+            codec: codec_choice(place)?,
             size: config.codec.size,
             decode: DecodeOptions {
                 colour,
@@ -166,35 +173,45 @@ impl EncodeArgs {
             mirror: config.output.mirror,
             keep_pictures: self.keep_pictures,
             batch: config.codec.batch,
-            threads: self.threads.threads,
-            share: self.share.detect()?,
+            threads: self.device.threads.threads,
+            share,
         })
     }
 }
 
-fn codec_choice(config: &CodecConfig) -> anyhow::Result<CodecChoice> {
+fn codec_choice(place: CodecDevice<'_>) -> anyhow::Result<CodecChoice> {
+    let config = place.config;
     match (config.kind, &config.weights) {
-        (CodecKind::Identity, _) => Ok(CodecChoice::Identity),
-        (CodecKind::Pca, Some(file)) => Ok(CodecChoice::Pca(PcaSource::File(file.clone()))),
-        (CodecKind::Pca, None) => {
-            let options = PcaOptions {
-                patch: config.patch,
-                channels: config.channels,
-                floor: config.whitening_floor,
-            };
-            Ok(CodecChoice::Pca(PcaSource::Fit {
-                options,
-                pictures: config.fit_images,
-            }))
+        (CodecKind::Identity, _) => {
+            place.processor("identity")?;
+            Ok(CodecChoice::Identity)
+        }
+        (CodecKind::Pca, weights) => {
+            place.processor("pca")?;
+            Ok(CodecChoice::Pca(pca_source(config, weights.as_deref())))
         }
         (CodecKind::AutoencoderKl, Some(folder)) => {
-            let codec = AutoencoderKlCodec::load(folder, config.size)?;
+            let (codec, _) = place.autoencoder(folder, config.size)?;
             Ok(CodecChoice::Ready(Box::new(codec)))
         }
         (CodecKind::AutoencoderKl, None) => {
             let needed = "codec.kind = \"autoencoder-kl\" needs codec.weights, a diffusers folder of an AutoencoderKL";
             Err(UsageError(needed.into()).into())
         }
+    }
+}
+
+fn pca_source(config: &CodecConfig, weights: Option<&Path>) -> PcaSource {
+    if let Some(file) = weights {
+        return PcaSource::File(file.to_owned());
+    }
+    PcaSource::Fit {
+        options: PcaOptions {
+            patch: config.patch,
+            channels: config.channels,
+            floor: config.whitening_floor,
+        },
+        pictures: config.fit_images,
     }
 }
 

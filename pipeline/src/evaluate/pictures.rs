@@ -37,7 +37,7 @@ impl PictureSet {
         let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
         let source = if path.join(INDEX_FILE).exists() {
             let index = Index::load(path)?;
-            Source::Latents(codecs::open(&index.codec, path, codec_weights)?, Box::new(index))
+            Source::Latents(codecs::open(&index.codec, path, codec_weights, None)?, Box::new(index))
         } else if metadata.is_dir() {
             let files = files_below(path)?;
             let pick = |keep: fn(&Path) -> bool| files.iter().filter(|file| keep(file)).cloned().collect::<Vec<_>>();

@@ -29,7 +29,7 @@ impl Preview {
     /// Opens the codec of the data.
     pub fn open(config: &Config, run: &RunDirectory, data: &DataRecord) -> Self {
         let weights = config.codec.weights.as_deref();
-        let open = |record: &CodecRecord| match codecs::open(record, run.root(), weights) {
+        let open = |record: &CodecRecord| match codecs::open(record, run.root(), weights, None) {
             Ok(codec) => Some((codec, record.clone())),
             Err(reason) => {
                 tracing::warn!("no sample pictures while training: {reason:#}");

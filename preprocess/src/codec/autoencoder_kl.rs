@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use deepflow_model::autoencoder::{AutoencoderConfig, AutoencoderError, AutoencoderKl};
+use deepflow_model::device::AnyDevice;
 
 use super::{check_latents, check_pictures, extend_planes, from_planes, Codec, CodecError, CodecIdentity, Moments};
 use crate::picture::{Colour, Pixels};
@@ -22,6 +23,15 @@ impl AutoencoderKlCodec {
     /// When the weights cannot be loaded, are not for colour pictures, or `size` is not a multiple of their factor.
     pub fn load(path: &Path, size: usize) -> Result<Self, CodecError> {
         let autoencoder = AutoencoderKl::load(path).map_err(|error| failed(&error))?;
+        Self::new(autoencoder, size)
+    }
+
+    /// [`load`](Self::load) onto a device; a GPU may compute in half precision.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when the GPU's memory is short.
+    pub fn load_on(path: &Path, size: usize, device: &AnyDevice, half_precision: bool) -> Result<Self, CodecError> {
+        let autoencoder = AutoencoderKl::load_on(path, device, half_precision).map_err(|error| failed(&error))?;
         Self::new(autoencoder, size)
     }
 
@@ -79,15 +89,16 @@ impl Codec for AutoencoderKlCodec {
     fn encode(&self, pictures: &[Pixels]) -> Result<Moments, CodecError> {
         check_pictures(&self.identity, pictures)?;
         let size = self.identity.picture_size();
-        let mut moments = Moments::default();
         let mut planes = Vec::new();
         for picture in pictures {
-            planes.clear();
             extend_planes(&mut planes, picture);
-            let posterior = self
-                .autoencoder
-                .encode(&planes, size, size)
-                .map_err(|error| failed(&error))?;
+        }
+        let posteriors = self
+            .autoencoder
+            .encode_batch(&planes, size, size)
+            .map_err(|error| failed(&error))?;
+        let mut moments = Moments::default();
+        for posterior in posteriors {
             moments.mean.extend(posterior.mean);
             moments.std.extend(posterior.std);
         }
@@ -98,20 +109,20 @@ impl Codec for AutoencoderKlCodec {
         check_latents(&self.identity, latents)?;
         let [_, height, width] = self.identity.latent_shape;
         let size = self.identity.picture_size();
-        let mut pictures = Vec::new();
-        for latent in latents.chunks_exact(self.identity.latent_len()) {
-            let planes = self
-                .autoencoder
-                .decode(latent, height, width)
-                .map_err(|error| failed(&error))?;
-            pictures.extend(from_planes(&planes, size, size, self.identity.colour));
-        }
-        Ok(pictures)
+        let planes = self
+            .autoencoder
+            .decode_batch(latents, height, width)
+            .map_err(|error| failed(&error))?;
+        let of_picture = self.identity.colour.channels() * size * size;
+        let pictures = planes.chunks_exact(of_picture);
+        Ok(pictures
+            .filter_map(|planes| from_planes(planes, size, size, self.identity.colour))
+            .collect())
     }
 
-    /// The autoencoder uses all cores for one picture; more at once would only delay the writing.
+    /// On the processor the autoencoder uses all cores for one picture; more at once would only delay the writing.
     fn preferred_batch(&self) -> usize {
-        1
+        self.autoencoder.preferred_batch()
     }
 
     fn parameters(&self) -> usize {

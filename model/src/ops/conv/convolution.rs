@@ -96,7 +96,7 @@ impl ConvolutionShape {
         self.out_channels.div_ceil(LANES)
     }
 
-    pub(super) fn is_pointwise(&self) -> bool {
+    pub(crate) fn is_pointwise(&self) -> bool {
         self.kernel == (1, 1) && self.stride == (1, 1) && self.padding == Padding::default()
     }
 }

@@ -193,6 +193,11 @@ const MODULES: &[Module] = &[
         shared_bytes: 64 * 1024,
     },
     Module {
+        image: image!("convolution"),
+        kernels: in_both_precisions!["gather_windows"],
+        shared_bytes: 0,
+    },
+    Module {
         image: image!("diffusion"),
         kernels: in_both_precisions!["mix_patches"; "fill_normal"],
         shared_bytes: 0,
@@ -207,6 +212,11 @@ const MODULES: &[Module] = &[
             "copy_columns",
             "add_columns",
         ],
+        shared_bytes: 0,
+    },
+    Module {
+        image: image!("group_norm"),
+        kernels: in_both_precisions!["channel_moments"; "group_norm_affine"],
         shared_bytes: 0,
     },
     Module {
@@ -253,6 +263,11 @@ const MODULES: &[Module] = &[
     Module {
         image: image!("residual"),
         kernels: in_both_precisions!["gated_residual_forward", "gated_residual_backward"],
+        shared_bytes: 0,
+    },
+    Module {
+        image: image!("softmax"),
+        kernels: in_both_precisions!["softmax_rows"],
         shared_bytes: 0,
     },
 ];

@@ -122,6 +122,17 @@ impl Kernel {
         self.launch(context, grid, (COLUMNS as u32, COLUMN_LANES), 0)
     }
 
+    /// Blocks of 32 columns times `chunks` of rows in each of some matrices: `[chunks, matrices]`.
+    pub fn over_column_chunks(
+        self,
+        context: &Context,
+        columns: usize,
+        [chunks, matrices]: [usize; 2],
+    ) -> Result<(), DriverError> {
+        let grid = [columns.div_ceil(COLUMNS), chunks, matrices];
+        self.launch(context, grid, (COLUMNS as u32, COLUMN_LANES), 0)
+    }
+
     /// As many blocks as there are partial sums ([`reduction_blocks`]).
     pub fn over_reduction(self, context: &Context, blocks: usize) -> Result<(), DriverError> {
         self.launch(context, [blocks, 1, 1], (THREADS as u32, 1), 0)
@@ -174,6 +185,11 @@ pub(super) fn column_groups(rows: usize) -> usize {
 
 /// A buffer of floats with undefined contents, to be written by the next kernel.
 pub(super) fn scratch(context: &Context, length: usize) -> Result<CudaSlice<f32>, DriverError> {
+    undefined(context, length)
+}
+
+/// The same of another type.
+pub(super) fn undefined<T: DeviceRepr>(context: &Context, length: usize) -> Result<CudaSlice<T>, DriverError> {
     // SAFETY: every user writes the whole buffer before it reads it; the emulated device fills fresh memory with NaN.
     unsafe { context.device.alloc(length.max(1)) }
 }
@@ -181,6 +197,11 @@ pub(super) fn scratch(context: &Context, length: usize) -> Result<CudaSlice<f32>
 /// Copies a few numbers from the host; the host's copy is kept until the copy is done.
 pub(super) fn upload<T: DeviceRepr + Unpin>(context: &Context, values: Vec<T>) -> Result<CudaSlice<T>, DriverError> {
     context.device.htod_copy(values)
+}
+
+/// Copies numbers that stay from the host and waits for it: [`upload`] would keep the host's copy as long as the device's.
+pub(super) fn place<T: DeviceRepr>(context: &Context, values: &[T]) -> Result<CudaSlice<T>, DriverError> {
+    context.device.htod_sync_copy(values)
 }
 
 /// The address of a buffer's first element.

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use cudarc::cublas::result::gemm_ex;
-use cudarc::cublas::sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t};
 use dfdx::prelude::{HasShape, NoneTape, Tape};
 use dfdx::tensor::{Cuda, CudaError};
 
@@ -11,74 +9,9 @@ use super::activation::{activate, Activation};
 use super::context::{context, Context};
 use super::launch::{column_groups, scratch, start, Kernel};
 use super::precision::Precision;
-use super::profile::Work;
+use super::product::Product;
 use super::tensor::{address, matrix, pointer, take};
 use crate::ops::{Matrix, Vector};
-
-/// `C (m,n) = op(A)·op(B) + beta·C`, all row-major without gaps; `A` is (m,k), or (k,m) when transposed.
-struct Product {
-    rows: usize,
-    columns: usize,
-    inner: usize,
-    left: (u64, bool),
-    right: (u64, bool),
-    accumulate: bool,
-    out: u64,
-}
-
-impl Product {
-    /// cuBLAS thinks in columns: a row-major matrix is its transpose, so `Cᵀ = op(B)ᵀ·op(A)ᵀ` is asked for.
-    fn run<E: Precision>(&self, context: &Context) -> Result<(), CudaError> {
-        if self.rows == 0 || self.columns == 0 || self.inner == 0 {
-            return Ok(());
-        }
-        let operation = |transposed| match transposed {
-            true => cublasOperation_t::CUBLAS_OP_T,
-            false => cublasOperation_t::CUBLAS_OP_N,
-        };
-        let leading = |(_, transposed): (u64, bool), rows, columns| if transposed { rows } else { columns };
-        let one = 1.0f32;
-        let beta = if self.accumulate { 1.0f32 } else { 0.0 };
-        let compute = match E::IS_SINGLE && context.tensor_float_32() {
-            true => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-            false => cublasComputeType_t::CUBLAS_COMPUTE_32F,
-        };
-        context.device.bind_to_thread()?;
-        let operands = self.rows * self.inner + self.inner * self.columns;
-        let results = self.rows * self.columns * if self.accumulate { 2 } else { 1 };
-        let work = Work {
-            bytes: ((operands + results) * size_of::<E>()) as u64,
-            flops: 2 * (self.rows * self.inner * self.columns) as u64,
-        };
-        // SAFETY: the addresses are of buffers with the sizes named by rows, columns and inner (asserted by the
-        // callers), which live until the work queued behind this call frees them; the scalars are floats as the compute
-        // type demands and are read before the call returns.
-        let multiply = || unsafe {
-            gemm_ex(
-                *context.blas.handle(),
-                operation(self.right.1),
-                operation(self.left.1),
-                self.columns as i32,
-                self.rows as i32,
-                self.inner as i32,
-                std::ptr::from_ref(&one).cast(),
-                self.right.0 as *const _,
-                E::TYPE,
-                leading(self.right, self.inner, self.columns) as i32,
-                self.left.0 as *const _,
-                E::TYPE,
-                leading(self.left, self.rows, self.inner) as i32,
-                std::ptr::from_ref(&beta).cast(),
-                self.out as *mut _,
-                E::TYPE,
-                self.columns as i32,
-                compute,
-                cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        };
-        context.watched(&format!("product_{}", E::NAME), work, || Ok(multiply()?))
-    }
-}
 
 /// `f(x)·weight[part]ᵀ + bias[part]` with the activation `f` of the input, if any: x (N,K), weight (M,K), bias (M) →
 /// (N,part). Only `x` is kept for the backward pass; `f(x)` is computed again there.

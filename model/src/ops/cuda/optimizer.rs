@@ -12,7 +12,7 @@ use dfdx::tensor::{Cuda, CudaError};
 use super::activation::add_scaled;
 use super::communicator::Communicator;
 use super::context::{context, Context};
-use super::launch::{reduction_blocks, scratch, start, upload, Kernel};
+use super::launch::{place, reduction_blocks, scratch, start, upload, Kernel};
 use super::precision::Precision;
 use super::tensor::{address, pointer, take};
 use crate::error::ModelError;
@@ -360,14 +360,14 @@ impl<E: Precision> MasterParameter<E> {
         for values in [&state.first_moment, &state.second_moment, &state.ema] {
             assert_eq!(values.len(), length, "optimiser: values of a parameter");
         }
-        let weights = upload(context, state.parameter)?;
+        let weights = place(context, &state.parameter)?;
         let working = rounded::<E>(device, &weights)?;
         Ok(Self {
             master: (!E::IS_SINGLE).then_some(weights),
             working,
-            first_moment: upload(context, state.first_moment)?,
-            second_moment: upload(context, state.second_moment)?,
-            ema: upload(context, state.ema)?,
+            first_moment: place(context, &state.first_moment)?,
+            second_moment: place(context, &state.second_moment)?,
+            ema: place(context, &state.ema)?,
         })
     }
 

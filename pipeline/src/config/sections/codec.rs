@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{at_least_one, in_range, Violation};
+use super::{at_least_one, in_range, Precision, Violation};
 
 /// Side in pixels beyond which a number is a slip of the finger.
 const LARGEST_SIDE: usize = 16_384;
@@ -41,8 +41,12 @@ pub struct CodecConfig {
     /// Pictures that `pca` is fitted on.
     pub fit_images: usize,
     /// Pictures encoded or decoded at once; without it as many as suit the codec (`autoencoder-kl` takes one, with all
-    /// cores). Results do not depend on it.
+    /// cores, or four on a GPU). Results do not depend on it.
     pub batch: Option<usize>,
+    /// What `autoencoder-kl` computes in; "mixed" needs a GPU.
+    pub precision: Precision,
+    /// Lets a GPU round the factors of f32 matrix products to TF32.
+    pub tf32: bool,
 }
 
 impl Default for CodecConfig {
@@ -56,6 +60,8 @@ impl Default for CodecConfig {
             whitening_floor: 0.2,
             fit_images: 2000,
             batch: None,
+            precision: Precision::F32,
+            tf32: true,
         }
     }
 }
