@@ -42,18 +42,30 @@ pub fn gated_residual_backward(dout: &[f32], gate: &[f32], y: &[f32], columns: u
     sum_of_groups(parts, gate.len(), columns)
 }
 
-/// [`gated_residual_backward`] that turns `dout` into the gradient of `y` where it lies.
-pub fn gated_residual_backward_in_place(dout: &mut [f32], gate: &[f32], y: &[f32], columns: usize) -> Vec<f32> {
+/// [`gated_residual_backward`] that turns `dout` into the gradient of `y` where it lies, after adding it to `dx`.
+pub fn gated_residual_backward_in_place(
+    dout: &mut [f32],
+    gate: &[f32],
+    y: &[f32],
+    columns: usize,
+    dx: &mut [f32],
+) -> Vec<f32> {
     let rows_per_group = rows_per_group(dout, gate, columns);
+    assert_eq!(dx.len(), dout.len(), "a gradient has its tensor's size");
+    let per_group = (rows_per_group * columns).max(1);
     let mut pieces = Vec::new();
-    for (group, dout) in dout.chunks_mut((rows_per_group * columns).max(1)).enumerate() {
-        for (piece, dout) in dout.chunks_mut(ROWS_PER_SUM * columns).enumerate() {
-            pieces.push((group, group * rows_per_group + piece * ROWS_PER_SUM, dout));
+    for (group, (dout, dx)) in dout.chunks_mut(per_group).zip(dx.chunks_mut(per_group)).enumerate() {
+        let both = dout
+            .chunks_mut(ROWS_PER_SUM * columns)
+            .zip(dx.chunks_mut(ROWS_PER_SUM * columns));
+        for (piece, both) in both.enumerate() {
+            pieces.push((group, group * rows_per_group + piece * ROWS_PER_SUM, both));
         }
     }
-    let parts = map_items(pieces, |(group, first, dout)| {
+    let parts = map_items(pieces, |(group, first, (dout, dx))| {
         let mut dgate = vec![0.0; columns];
         let gate = &gate[group * columns..][..columns];
+        add_row(dx, dout);
         for (index, dout) in dout.chunks_exact_mut(columns).enumerate() {
             add_product_row(&mut dgate, dout, &y[(first + index) * columns..][..columns]);
             multiply_row(dout, gate);

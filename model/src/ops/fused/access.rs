@@ -1,6 +1,6 @@
 //! The values of dfdx's CPU tensors as slices, without copying them.
 
-use dfdx::prelude::{Cpu, CpuError, HasShape, ReshapeTo, Shape, Tape, Tensor, TensorFromVec};
+use dfdx::prelude::{Cpu, CpuError, Gradients, HasShape, ReshapeTo, Shape, Tape, Tensor, TensorFromVec};
 
 use crate::ops::plain::record::record;
 use crate::ops::{Matrix, Vector};
@@ -65,4 +65,12 @@ impl<S: Shape> ValuesMut for Tensor<S, f32, Cpu> {
 /// A tensor of the given values.
 pub(super) fn matrix(device: &Cpu, values: Vec<f32>, shape: (usize, usize)) -> Result<Matrix<f32, Cpu>, CpuError> {
     device.try_tensor_from_vec(values, shape)
+}
+
+/// The gradient of a tensor, taken out of the store so that others can be borrowed beside it.
+pub(super) fn taken<S: Shape>(
+    gradients: &mut Gradients<f32, Cpu>,
+    tensor: &Tensor<S, f32, Cpu>,
+) -> Result<Vec<f32>, CpuError> {
+    Ok(std::mem::take(&mut **gradients.get_or_alloc_mut(tensor)?))
 }

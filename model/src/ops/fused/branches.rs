@@ -3,14 +3,13 @@
 
 use dfdx::prelude::{Cpu, CpuError, Gradients, HasShape, Tape};
 
-use super::access::{contiguous, contiguous_vector, matrix, Values};
+use super::access::{contiguous, contiguous_vector, matrix, taken, Values};
 use super::modulation::{accumulate_chunk, chunk};
 use super::normalization::ModulatedNorm;
 use crate::ops::branches;
 use crate::ops::cpu::attention::{Attention, Projection};
 use crate::ops::cpu::linear::LinearShape;
 use crate::ops::cpu::residual::{gated_residual, gated_residual_backward_in_place};
-use crate::ops::cpu::rows::accumulate;
 use crate::ops::cpu::Activation;
 use crate::ops::{AttentionWeights, GatedModulation, LinearMap, Matrix, Modulation, Vector};
 
@@ -45,19 +44,30 @@ impl Layer {
         self.shape.forward(x, self.activation, weight.values(), bias.values())
     }
 
-    /// Adds the gradients of weight and bias.
-    fn accumulate_weights(&self, gradients: &mut Gradients<f32, Cpu>, dy: &[f32], x: &[f32]) -> Result<(), CpuError> {
-        let dbias = gradients.get_or_alloc_mut(&self.bias)?;
-        self.shape.accumulate_bias_gradient(dy, dbias);
-        let dweight = gradients.get_or_alloc_mut(&self.weight)?;
-        self.shape.accumulate_weight_gradient(dy, x, self.activation, dweight);
-        Ok(())
-    }
-
     /// Adds the gradients of weight and bias and gives that of the input.
     fn backward(&self, gradients: &mut Gradients<f32, Cpu>, dy: &[f32], x: &[f32]) -> Result<Vec<f32>, CpuError> {
-        self.accumulate_weights(gradients, dy, x)?;
-        Ok(self.shape.input_gradient(dy, x, self.activation, self.weight.values()))
+        let weight = self.weight.values();
+        self.backward_beside(gradients, dy, x, || {
+            self.shape.input_gradient(dy, x, self.activation, weight)
+        })
+    }
+
+    /// Adds the gradients of weight and bias while `of_input` finds that of the input.
+    fn backward_beside<R: Send>(
+        &self,
+        gradients: &mut Gradients<f32, Cpu>,
+        dy: &[f32],
+        x: &[f32],
+        of_input: impl FnOnce() -> R + Send,
+    ) -> Result<R, CpuError> {
+        let (mut dweight, mut dbias) = (taken(gradients, &self.weight)?, taken(gradients, &self.bias)?);
+        let parameters = (&mut dweight[..], &mut dbias[..]);
+        let found = self
+            .shape
+            .accumulate_beside((dy, x), self.activation, parameters, of_input);
+        **gradients.get_or_alloc_mut(&self.weight)? = dweight;
+        **gradients.get_or_alloc_mut(&self.bias)? = dbias;
+        Ok(found)
     }
 }
 
@@ -91,8 +101,8 @@ impl Gate {
         x: &M,
         y: &[f32],
     ) -> Result<Vec<f32>, CpuError> {
-        accumulate(gradients.get_or_alloc_mut(x)?, &dout);
-        let dgate = gated_residual_backward_in_place(&mut dout, &self.values, y, self.width);
+        let dx = gradients.get_or_alloc_mut(x)?;
+        let dgate = gated_residual_backward_in_place(&mut dout, &self.values, y, self.width, dx);
         let dmodulation = gradients.get_or_alloc_mut(&self.modulation)?;
         accumulate_chunk(dmodulation, &self.modulation, self.chunk, &dgate, self.width);
         Ok(dout)
@@ -304,12 +314,12 @@ pub(super) fn silu_layers<T: Tape<f32, Cpu>>(
             dy = layer.backward(gradients, &dy, &input)?;
         }
         let first = &layers[0];
-        first.accumulate_weights(gradients, &dy, x.values())?;
-        let dx = gradients.get_or_alloc_mut(&x)?;
-        let weight = first.weight.values();
-        first
-            .shape
-            .accumulate_input_gradient(&dy, x.values(), first.activation, weight, dx);
+        let (shape, activation, weight) = (first.shape, first.activation, first.weight.values());
+        let mut dx = taken(gradients, &x)?;
+        first.backward_beside(gradients, &dy, x.values(), || {
+            shape.accumulate_input_gradient(&dy, x.values(), activation, weight, &mut dx);
+        })?;
+        **gradients.get_or_alloc_mut(&x)? = dx;
         Ok(())
     });
     Ok(y)

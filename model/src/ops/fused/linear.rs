@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};
 
-use super::access::{contiguous, contiguous_vector, matrix, Values};
+use super::access::{contiguous, contiguous_vector, matrix, taken, Values};
 use crate::ops::cpu::linear::LinearShape;
 use crate::ops::cpu::Activation;
 use crate::ops::{Matrix, Vector};
@@ -36,11 +36,17 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
     let y_ghost = y.ghost();
     tape.add_backward_op(move |gradients| {
         let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_ghost)?);
-        shape.accumulate_bias_gradient(&dy, &mut gradients.get_or_alloc_mut(&bias)?[outputs]);
-        let dweight = &mut gradients.get_or_alloc_mut(&weight)?[weights.clone()];
-        shape.accumulate_weight_gradient(&dy, x.values(), activation, dweight);
+        let (mut dweight, mut dbias) = (taken(gradients, &weight)?, taken(gradients, &bias)?);
         let dx = gradients.get_or_alloc_mut(&x)?;
-        shape.accumulate_input_gradient(&dy, x.values(), activation, &weight.values()[weights], dx);
+        let (x, weights_read) = (x.values(), &weight.values()[weights.clone()]);
+        shape.accumulate_beside(
+            (&dy, x),
+            activation,
+            (&mut dweight[weights], &mut dbias[outputs]),
+            || shape.accumulate_input_gradient(&dy, x, activation, weights_read, dx),
+        );
+        **gradients.get_or_alloc_mut(&weight)? = dweight;
+        **gradients.get_or_alloc_mut(&bias)? = dbias;
         Ok(())
     });
     Ok(y)

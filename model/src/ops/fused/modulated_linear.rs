@@ -1,6 +1,6 @@
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};
 
-use super::access::{contiguous, contiguous_vector, matrix, Values};
+use super::access::{contiguous, contiguous_vector, matrix, taken, Values};
 use super::normalization::ModulatedNorm;
 use crate::ops::cpu::linear::LinearShape;
 use crate::ops::cpu::Activation;
@@ -29,11 +29,15 @@ pub(super) fn modulated_linear<T: Tape<f32, Cpu>>(
     let y_ghost = y.ghost();
     tape.add_backward_op(move |gradients| {
         let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_ghost)?);
-        shape.accumulate_bias_gradient(&dy, gradients.get_or_alloc_mut(&bias)?);
         let normalized = norm.forward(&x);
-        let dweight = gradients.get_or_alloc_mut(&weight)?;
-        shape.accumulate_weight_gradient(&dy, &normalized, Activation::Identity, dweight);
-        let dnormalized = shape.input_gradient(&dy, &normalized, Activation::Identity, weight.values());
+        let (mut dweight, mut dbias) = (taken(gradients, &weight)?, taken(gradients, &bias)?);
+        let (factors, weights) = ((&dy[..], &normalized[..]), weight.values());
+        let parameters = (&mut dweight[..], &mut dbias[..]);
+        let dnormalized = shape.accumulate_beside(factors, Activation::Identity, parameters, || {
+            shape.input_gradient(factors.0, factors.1, Activation::Identity, weights)
+        });
+        **gradients.get_or_alloc_mut(&weight)? = dweight;
+        **gradients.get_or_alloc_mut(&bias)? = dbias;
         drop((dy, normalized));
         norm.backward(gradients, &x, &dnormalized)
     });

@@ -2,7 +2,7 @@
 
 use dfdx::prelude::{Cpu, CpuError, Gradients};
 
-use super::access::ValuesMut;
+use super::access::{taken, ValuesMut};
 use crate::ops::cpu::optimizer::{self, Update};
 use crate::ops::{AdamWStep, ParameterState, Vector};
 
@@ -13,7 +13,7 @@ pub(super) fn square_sum(
 ) -> Result<f64, CpuError> {
     let taken = parameters
         .iter()
-        .map(|parameter| take(gradients, parameter))
+        .map(|parameter| taken(gradients, parameter))
         .collect::<Result<Vec<_>, _>>()?;
     let sum = optimizer::square_sum(taken.iter().map(Vec::as_slice));
     for (parameter, gradient) in parameters.iter().zip(taken) {
@@ -30,7 +30,7 @@ pub(super) fn adamw(
 ) -> Result<(), CpuError> {
     let taken = states
         .iter()
-        .map(|state| take(gradients, state.parameter))
+        .map(|state| taken(gradients, state.parameter))
         .collect::<Result<Vec<_>, _>>()?;
     let updates = states.iter_mut().zip(&taken).map(|(state, gradient)| Update {
         parameter: state.parameter.values_mut(),
@@ -41,8 +41,4 @@ pub(super) fn adamw(
     });
     optimizer::adamw(updates.collect(), step);
     Ok(())
-}
-
-fn take(gradients: &mut Gradients<f32, Cpu>, parameter: &Vector<f32, Cpu>) -> Result<Vec<f32>, CpuError> {
-    Ok(std::mem::take(&mut **gradients.get_or_alloc_mut(parameter)?))
 }
