@@ -21,8 +21,8 @@ const K_BLOCK: usize = 256;
 const ROW_BLOCK: usize = 128;
 /// Columns of B packed at a time by one task.
 const COLUMN_BLOCK: usize = 192;
-/// Values of a factor packed ahead at a time (16 MiB); longer sums are computed in several rounds.
-const SHARED_LIMIT: usize = 1 << 22;
+/// Values of a factor packed ahead at a time (4 MiB); longer sums are computed in several rounds.
+const SHARED_LIMIT: usize = 1 << 20;
 /// Multiplications below which another thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 19;
 /// Tasks worth having: enough for the threads to even out.

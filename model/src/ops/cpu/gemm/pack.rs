@@ -60,6 +60,7 @@ pub(super) fn pack_whole_panels(
         (4, 4) => copy_panels::<4, 4>(target, length, source, stride),
         (6, 3) => copy_panels::<6, 3>(target, length, source, stride),
         (8, 2) => copy_panels::<8, 2>(target, length, source, stride),
+        (12, 2) => copy_panels::<12, 2>(target, length, source, stride),
         (16, 1) => copy_panels::<16, 1>(target, length, source, stride),
         (48, 1) => copy_panels::<48, 1>(target, length, source, stride),
         _ => return false,
@@ -104,14 +105,20 @@ fn transpose(target: &mut [f32], width: usize, source: &[f32], stride: usize, co
             }
             continue;
         }
-        for k in (0..whole).step_by(8) {
-            let values = &source[first * stride + k..][..(rows - 1) * stride + 8];
-            let groups = &mut target[k * width + first..][..7 * width + columns];
+        if whole > 0 {
+            let values = &source[first * stride..][..(rows - 1) * stride + whole];
+            let groups = &mut target[first..][..(whole - 1) * width + columns];
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `avx` is only true for kernels of CPUs with AVX, and both slices were just cut to what is read
             // and written.
             unsafe {
-                transpose_block(values.as_ptr(), rows, stride, groups.as_mut_ptr(), columns, width);
+                transpose_blocks(
+                    (values.as_ptr(), stride),
+                    rows,
+                    (groups.as_mut_ptr(), width),
+                    columns,
+                    whole,
+                );
             }
             #[cfg(not(target_arch = "x86_64"))]
             let _ = (values, groups);
@@ -127,33 +134,73 @@ fn transpose(target: &mut [f32], width: usize, source: &[f32], stride: usize, co
     }
 }
 
+/// Turns `rows` rows of `length` values, a multiple of 8, into `length` rows of `columns` values; values of missing rows are
+/// zero.
+///
+/// # Safety
+/// The CPU has AVX; `rows` and `columns` are 1 to 8; `source` holds `rows` rows of `length` values at its distance, and
+/// `length` rows of `columns` values may be written at `target` and its distance.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+unsafe fn transpose_blocks(
+    source: (*const f32, usize),
+    rows: usize,
+    target: (*mut f32, usize),
+    columns: usize,
+    length: usize,
+) {
+    // Whole blocks of the kernels' panels have a loop of constants, without a question inside.
+    // SAFETY: passed on from this function's own contract.
+    unsafe {
+        match (rows, columns) {
+            (8, 8) => loop_over_blocks::<8>(source, rows, target, columns, length),
+            (6, 6) => loop_over_blocks::<6>(source, rows, target, columns, length),
+            _ => loop_over_blocks::<0>(source, rows, target, columns, length),
+        }
+    }
+}
+
+/// # Safety
+/// As [`transpose_blocks`]; `rows` and `columns` are `WHOLE` unless that is 0.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+unsafe fn loop_over_blocks<const WHOLE: usize>(
+    source: (*const f32, usize),
+    rows: usize,
+    target: (*mut f32, usize),
+    columns: usize,
+    length: usize,
+) {
+    for k in (0..length).step_by(8) {
+        // SAFETY: the 8 values from `k` on lie within the rows, and the 8 rows from `k` on within the target.
+        unsafe {
+            let (source, target) = ((source.0.add(k), source.1), (target.0.add(k * target.1), target.1));
+            transpose_block::<WHOLE>(source, rows, target, columns);
+        }
+    }
+}
+
 /// Turns `rows` rows of 8 values into 8 rows of `columns` values; values of missing rows are zero.
 ///
 /// # Safety
-/// The CPU has AVX; `rows` and `columns` are 1 to 8; `source` holds `rows` rows of 8 values `stride` apart, and 8 rows of
-/// `columns` values `target_stride` apart may be written at `target`.
+/// The CPU has AVX; `rows` and `columns` are 1 to 8, and both are `WHOLE` unless that is 0; `source` holds `rows` rows of 8
+/// values `stride` apart, and 8 rows of `columns` values `target_stride` apart may be written at `target`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
-unsafe fn transpose_block(
-    source: *const f32,
+#[inline]
+unsafe fn transpose_block<const WHOLE: usize>(
+    (source, stride): (*const f32, usize),
     rows: usize,
-    stride: usize,
-    target: *mut f32,
+    (target, target_stride): (*mut f32, usize),
     columns: usize,
-    target_stride: usize,
 ) {
     use std::arch::x86_64::*;
+    let (rows, columns) = if WHOLE > 0 { (WHOLE, WHOLE) } else { (rows, columns) };
     // SAFETY: the loads and stores stay within the rows promised by the caller.
     unsafe {
         let mut r = [_mm256_setzero_ps(); 8];
-        if rows == 8 {
-            for (row, values) in r.iter_mut().enumerate() {
-                *values = _mm256_loadu_ps(source.add(row * stride));
-            }
-        } else {
-            for (row, values) in r.iter_mut().enumerate().take(rows) {
-                *values = _mm256_loadu_ps(source.add(row * stride));
-            }
+        for (row, values) in r.iter_mut().enumerate().take(rows) {
+            *values = _mm256_loadu_ps(source.add(row * stride));
         }
         // Pairs of values, then quarters, then halves change places.
         let p = [
