@@ -7,6 +7,7 @@ use dfdx::prelude::{Cpu, Dtype, HasShape};
 use super::SamplerSettings;
 use crate::error::ModelError;
 use crate::network::Network;
+use crate::ops::cpu::on_awake_pool;
 use crate::ops::{scalar, Operators};
 use crate::patches::{PatchGrid, PatchOrder};
 
@@ -89,7 +90,7 @@ impl<'a, E: Dtype, D: Operators<E>> VelocityField<'a, E, D> {
         // As a step of training: on the CPU on a thread of rayon's pool.
         let any: &dyn Any = self.network;
         match any.downcast_ref::<Network<f32, Cpu>>() {
-            Some(network) => rayon::scope(|_| velocity_of(network, state, &times, labels)),
+            Some(network) => on_awake_pool(|| velocity_of(network, state, &times, labels)),
             None => velocity_of(self.network, state, &times, labels),
         }
     }

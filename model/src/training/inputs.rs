@@ -9,6 +9,7 @@ use super::path::Path;
 use super::settings::{LossSettings, TimeDistribution};
 use crate::config::NetworkConfig;
 use crate::error::ModelError;
+use crate::ops::cpu::for_each_chunk;
 use crate::ops::{scalar, Matrix, Operators};
 use crate::patches::{PatchGrid, PatchOrder};
 
@@ -110,9 +111,9 @@ impl Batch {
         let places = &self.places[part.clone()];
         let values = config.latent_values();
         let mut noise = vec![0f32; part.len() * values];
-        for (noise, place) in noise.chunks_exact_mut(values).zip(places) {
-            place.stream(seed, Purpose::Noise).fill_normal(noise);
-        }
+        for_each_chunk(&mut noise, values, |sample, noise| {
+            places[sample].stream(seed, Purpose::Noise).fill_normal(noise);
+        });
         let latents = &self.latents[part.start * values..part.end * values];
         let features = self.features.as_ref().zip(config.alignment_width);
         let features = features.map(|(features, width)| {

@@ -14,6 +14,7 @@ use super::state::{LossScale, OptimizerState};
 use crate::checkpoint::{AdamWRecord, State};
 use crate::error::ModelError;
 use crate::network::Network;
+use crate::ops::cpu::on_awake_pool;
 use crate::ops::{AdamWStep, Operators, ParameterState};
 
 /// Added to the norm before the clipping factor is computed, as torch does.
@@ -176,7 +177,7 @@ impl<E: Dtype, D: Operators<E>> Trainer<E, D> {
         // over to the pool and waited for, which takes longer than the loops of a small network.
         let any: &mut dyn Any = self;
         match any.downcast_mut::<Trainer<f32, Cpu>>() {
-            Some(trainer) => rayon::scope(|_| trainer.step_here(batch, rates)),
+            Some(trainer) => on_awake_pool(|| trainer.step_here(batch, rates)),
             None => self.step_here(batch, rates),
         }
     }

@@ -18,3 +18,4 @@ pub mod rows;
 pub(in crate::ops) mod simd;
 
 pub use activation::Activation;
+pub(crate) use parallel::{for_each_chunk, on_awake_pool};

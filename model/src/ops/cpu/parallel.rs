@@ -1,6 +1,10 @@
 //! How work is cut into tasks. The cuts depend on sizes alone, never on the number of threads.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use rayon::prelude::*;
+use rayon::Yield;
 
 /// Elements of one task of an elementwise loop: long enough to hide what starting it costs.
 pub(crate) const ELEMENTS_PER_TASK: usize = 1 << 14;
@@ -50,4 +54,44 @@ pub(crate) fn unwritten(len: usize) -> Vec<f32> {
     // SAFETY: every bit pattern is a value of `f32`, and all callers in `ops` hand the vector to a kernel that writes each
     // value before it is read.
     unsafe { Box::<[f32]>::new_uninit_slice(len).assume_init() }.into_vec()
+}
+
+/// How long a thread without work looks for some before it sleeps after all.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Runs `work` on a thread of rayon's pool, and keeps the others from falling asleep between its parallel loops: to wake a
+/// thread up takes longer than most loops of a small network.
+pub(crate) fn on_awake_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let is_over = &AtomicBool::new(false);
+    rayon::scope(|scope| {
+        let here = rayon::current_thread_index();
+        scope.spawn_broadcast(move |_, thread| {
+            if Some(thread.index()) != here {
+                look_for_work(is_over);
+            }
+        });
+        let _over = SetOnDrop(is_over);
+        work()
+    })
+}
+
+/// Set even by a panic, or the pool would wait for the threads that look for work.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Does what there is to do until it is over. That it gives up in the end also keeps it from waiting for work that waits
+/// for this very thread: a task that looks for another one while it waits itself may have come to this.
+fn look_for_work(is_over: &AtomicBool) {
+    let mut idle_since = Instant::now();
+    while !is_over.load(Ordering::Relaxed) && idle_since.elapsed() < PATIENCE {
+        match rayon::yield_now() {
+            Some(Yield::Executed) => idle_since = Instant::now(),
+            Some(Yield::Idle) | None => std::thread::yield_now(),
+        }
+    }
 }
