@@ -61,8 +61,7 @@ for_each_level! {
         for score in scores.iter_mut() {
             *score = exp::<FUSED>(multiply_add::<FUSED>(scale, *score, -largest));
         }
-        let scores = &*scores;
-        (largest, sum_by(scores.len(), |i| scores[i]))
+        (largest, sum_by([scores], |[score]| score))
     }
 
     /// `s ← e^(scale·s - normaliser)`.

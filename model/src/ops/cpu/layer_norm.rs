@@ -32,8 +32,8 @@ pub struct LayerNormGradients {
 /// Mean and `1/√(variance + ε)` of a row.
 #[inline(always)]
 fn statistics(x: &[f32], epsilon: f32) -> (f32, f32) {
-    let mean = sum_by(x.len(), |i| x[i]) / x.len() as f32;
-    let variance = sum_by(x.len(), |i| (x[i] - mean) * (x[i] - mean)) / x.len() as f32;
+    let mean = sum_by([x], |[x]| x) / x.len() as f32;
+    let variance = sum_by([x], |[x]| (x - mean) * (x - mean)) / x.len() as f32;
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
@@ -61,8 +61,9 @@ for_each_level! {
         let (dy, factor, dx) = (&dy[..n], &factor[..n], &mut dx[..n]);
         let (dfactor, doffset) = (&mut dfactor[..n], &mut doffset[..n]);
         let (mean, inverse) = statistics(x, epsilon);
-        let mean_gradient = sum_by(n, |i| dy[i] * factor[i]) / n as f32;
-        let mean_product = sum_by(n, |i| dy[i] * factor[i] * ((x[i] - mean) * inverse)) / n as f32;
+        let mean_gradient = sum_by([dy, factor], |[dy, factor]| dy * factor) / n as f32;
+        let product = |[x, dy, factor]: [f32; 3]| dy * factor * ((x - mean) * inverse);
+        let mean_product = sum_by([x, dy, factor], product) / n as f32;
         for i in 0..n {
             let normalized = (x[i] - mean) * inverse;
             dfactor[i] = multiply_add::<FUSED>(dy[i], normalized, dfactor[i]);

@@ -9,6 +9,8 @@ pub mod columns;
 pub mod gemm;
 pub mod head_norm;
 pub mod layer_norm;
+#[cfg(test)]
+mod level_tests;
 pub mod linear;
 pub mod loss;
 pub mod optimizer;

@@ -19,18 +19,21 @@ fn total(lanes: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// `Σ term(i)` for `i < len`, in [`LANES`] interleaved partial sums.
+/// `Σ term(values)` over the columns of `rows`, in [`LANES`] interleaved partial sums.
 #[inline(always)]
-pub(crate) fn sum_by(len: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum_by<const N: usize>(rows: [&[f32]; N], term: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = rows[0].len();
+    // Arrays of a constant length: a check of every single index would keep the loop from becoming vectors.
+    let parts = rows.map(|row| row[..len].as_chunks::<LANES>());
     let mut lanes = [0.0; LANES];
-    let whole = len / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
+    for chunk in 0..len / LANES {
+        let values = parts.map(|(chunks, _)| &chunks[chunk]);
         for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+            *sum += term(values.map(|values| values[lane]));
         }
     }
-    for index in whole..len {
-        lanes[index - whole] += term(index);
+    for (lane, sum) in lanes.iter_mut().take(len % LANES).enumerate() {
+        *sum += term(parts.map(|(_, rest)| rest[lane]));
     }
     total(lanes)
 }
@@ -83,8 +86,7 @@ for_each_level! {
 
     /// `Σ left · right`.
     pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
-        let right = &right[..left.len()];
-        sum_by(left.len(), |index| left[index] * right[index])
+        sum_by([left, right], |[left, right]| left * right)
     }
 }
 

@@ -16,6 +16,10 @@ pub(crate) enum Level {
 /// The highest level of this CPU.
 #[inline]
 pub(crate) fn level() -> Level {
+    #[cfg(test)]
+    if let Some(level) = FORCED.get() {
+        return level;
+    }
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f")
@@ -30,6 +34,33 @@ pub(crate) fn level() -> Level {
         }
     }
     Level::Portable
+}
+
+#[cfg(test)]
+thread_local! {
+    static FORCED: std::cell::Cell<Option<Level>> = const { std::cell::Cell::new(None) };
+}
+
+/// Every level of this CPU, the highest first.
+#[cfg(test)]
+pub(crate) fn levels() -> Vec<Level> {
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => vec![Level::Avx512, Level::Avx2, Level::Portable],
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => vec![Level::Avx2, Level::Portable],
+        Level::Portable => vec![Level::Portable],
+    }
+}
+
+/// Runs `work`, on one thread, with the loops of a level that this CPU has.
+#[cfg(test)]
+pub(crate) fn at_level<R: Send>(level: Level, work: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .start_handler(move |_| FORCED.set(Some(level)))
+        .build();
+    pool.expect("a pool of one thread").install(work)
 }
 
 /// `a · b + c`, fused where `FUSED` says that this is one instruction (elsewhere it would call the C library).
