@@ -68,6 +68,10 @@ impl Kernel {
                 kernels.push(&avx2::KERNEL);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            kernels.push(&neon::KERNEL);
+        }
         kernels.push(&portable::KERNEL);
         kernels
     }
@@ -189,7 +193,28 @@ mod avx2 {
     }
 }
 
-/// Plain arrays that the compiler turns into the vectors of the target (NEON on aarch64, SSE2 on x86-64).
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    // 24 of the 32 registers hold the tile, as with AVX-512.
+    kernel! {
+        #[target_feature(enable = "neon")]
+        name: "neon", vector: float32x4_t, lanes: 4, avx: false,
+        rows: [1 2 3 4 5 6 7 8] of 8, vectors: [1 2 3] of 3,
+        zero: vdupq_n_f32(0.0), load: vld1q_f32, store: vst1q_f32, splat: vdupq_n_f32,
+        add: vaddq_f32, multiply_add: multiply_add
+    }
+
+    /// The sum is the first operand of the instruction.
+    #[target_feature(enable = "neon")]
+    #[inline]
+    fn multiply_add(factor: float32x4_t, column: float32x4_t, sum: float32x4_t) -> float32x4_t {
+        vfmaq_f32(sum, factor, column)
+    }
+}
+
+/// Plain arrays that the compiler turns into the vectors of the target (SSE2 on x86-64).
 mod portable {
     type Vector = [f32; LANES];
     const LANES: usize = 4;

@@ -1,4 +1,5 @@
-//! Matrix products of `f32`: packed panels, AVX-512, AVX2 or portable micro-kernels chosen at run time, rayon over blocks.
+//! Matrix products of `f32`: packed panels, AVX-512, AVX2, NEON or portable micro-kernels chosen at run time, rayon over
+//! blocks.
 //!
 //! Results are the same bits for any number of threads, and any row of a product is the same bits whatever the number of
 //! rows. Calls may come from any rayon task.
@@ -24,7 +25,7 @@ pub use matrix::{MatrixMut, MatrixRef};
 pub use packed::PackedMatrix;
 pub(crate) use scratch::Scratch;
 
-/// Name of the micro-kernel this CPU gets: `avx512`, `avx2` or `portable`.
+/// Name of the micro-kernel this CPU gets: `avx512`, `avx2`, `neon` or `portable`.
 pub fn kernel_name() -> &'static str {
     Kernel::best().name
 }
