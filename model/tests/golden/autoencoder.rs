@@ -35,7 +35,7 @@ fn check(device: &AnyDevice, half_precision: bool, tolerances: &Tolerances) {
         }
         cases += 1;
         let autoencoder = AutoencoderKl::load_on(&folder, device, half_precision).unwrap();
-        let io = SafetensorsFile::open(&folder.with_file_name(format!("{name}_io.safetensors"))).unwrap();
+        let io = SafetensorsFile::open(folder.with_file_name(format!("{name}_io.safetensors"))).unwrap();
         let [pixels, mean, std, decoded] =
             ["in.pixels", "out.mean", "out.std", "out.decoded"].map(|name| io.read(name).unwrap());
         let &[batch, _, height, width] = pixels.shape.as_slice() else {

@@ -27,7 +27,8 @@ Examples:
 /// writes PNG files in class folders (in large sets with a folder a shard below, so that millions of files do not land in
 /// one), tars of PNG files, or one samples.npz for the ADM evaluator, and a contact sheet. A run that was stopped goes on
 /// when the same command runs again; several processes share the work with --shard-range, with --rank and --world, or
-/// their launcher's variables.
+/// their launcher's variables. The codec autoencoder-kl runs on a GPU where there is one; codec.batch, codec.precision and
+/// codec.tf32 say how.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["output"]))]
 pub struct DecodeArgs {
