@@ -59,7 +59,8 @@ pub fn forward<E: Dtype, D: Operators<E>>(
     by_kernel: bool,
 ) -> anyhow::Result<Measured> {
     let model = &config.model;
-    let network: Network<E, D> = Network::new(model.clone(), device, config.train.seed)?;
+    let mut network: Network<E, D> = Network::new(model.clone(), device, config.train.seed)?;
+    write_modulations(&mut network);
     let data = synthetic_batch(model, batch);
     let patches = PatchGrid::from(model).patchify(&data.latents, PatchOrder::ChannelFirst);
     let patches = patches.into_iter().map(|value| E::from_f32(value).unwrap_or_default());
@@ -79,6 +80,20 @@ pub fn forward<E: Dtype, D: Operators<E>>(
         parameters: parameters(&network),
         gpu: gpu::measure(any, by_kernel, step)?,
     })
+}
+
+/// Gives the modulations, which start as zeros, small values: as long as nothing has been written to their pages, the system
+/// holds and reads none of them, and a network would seem smaller and faster than it is once it is trained.
+fn write_modulations<E: Dtype, D: Operators<E>>(network: &mut Network<E, D>) {
+    let device = network.device().clone();
+    let parameters = network.parameters_mut().into_iter();
+    for parameter in parameters.filter(|parameter| parameter.name().contains("adaLN_modulation")) {
+        let mut values = vec![0.0; parameter.len()];
+        Stream::new(0, Purpose::Synthetic, 0, 2).fill_uniform(&mut values);
+        let small = |value: f32| E::from_f32(0.02 * value).unwrap_or_default();
+        let length = values.len();
+        parameter.values = device.tensor_from_vec(values.into_iter().map(small).collect(), (length,));
+    }
 }
 
 fn parameters<E: Dtype, D: Operators<E>>(network: &Network<E, D>) -> usize {
