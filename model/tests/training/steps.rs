@@ -2,7 +2,7 @@ use deepflow_model::training::{LossSettings, OptimizerSettings, StepOutcome, Tra
 use deepflow_model::{Network, NetworkConfig};
 use dfdx::prelude::Cpu;
 
-use crate::support::{batch, bits, busy_network, config, trainer, RATES};
+use crate::support::{batch, bits, busy_network, config, trainer, trainer_of, RATES};
 
 #[test]
 fn accumulation_equals_the_large_batch() {
@@ -45,33 +45,67 @@ fn accumulation_equals_the_large_batch() {
     }
 }
 
+/// With and without norms of queries and keys: attention is one operator of its own only without them.
+fn both_attentions() -> [NetworkConfig; 2] {
+    [true, false].map(|qk_norm| NetworkConfig { qk_norm, ..config() })
+}
+
 #[test]
 fn one_thread_and_several_give_the_same_bits() {
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let mut trainer = trainer(4);
-            for step in 0..3 {
-                trainer.step(&batch(&config(), 8 * step, 8), RATES).unwrap();
-            }
-            bits(&trainer)
-        })
-    };
-    let one = run(1);
-    assert!(one == run(2) && one == run(5));
+    for config in both_attentions() {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut trainer = trainer_of(config.clone(), 4);
+                let step = |step: u64| {
+                    let report = trainer.step(&batch(&config, 8 * step, 8), RATES).unwrap();
+                    (report.losses, report.gradient_norm.to_bits())
+                };
+                let reports: Vec<_> = (0..3).map(step).collect();
+                (bits(&trainer), reports)
+            })
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(5), "with qk_norm = {}", config.qk_norm);
+    }
 }
 
 #[test]
 fn checkpointed_blocks_give_the_same_bits() {
-    let run = |on| {
-        let mut trainer = trainer(4);
-        trainer.network_mut().set_checkpoint_blocks(on);
-        for step in 0..2 {
-            trainer.step(&batch(&config(), 4 * step, 4), RATES).unwrap();
-        }
-        bits(&trainer)
+    for config in both_attentions() {
+        let run = |on| {
+            let mut trainer = trainer_of(config.clone(), 4);
+            trainer.network_mut().set_checkpoint_blocks(on);
+            for step in 0..2 {
+                trainer.step(&batch(&config, 4 * step, 4), RATES).unwrap();
+            }
+            bits(&trainer)
+        };
+        assert!(run(true) == run(false), "with qk_norm = {}", config.qk_norm);
+    }
+}
+
+#[test]
+fn the_clipped_gradient_of_all_parameters_has_the_length_asked_for() {
+    let network = || busy_network::<f32, Cpu>(&config());
+    let first_step = |clip_norm| {
+        let settings = OptimizerSettings {
+            clip_norm,
+            ..OptimizerSettings::default()
+        };
+        let mut trainer = Trainer::new(network(), LossSettings::published(3), settings, 4, 3).unwrap();
+        let report = trainer.step(&batch(&config(), 0, 4), RATES).unwrap();
+        let moments = trainer.state().first_moments.iter().flat_map(|moment| moment.as_vec());
+        // After one step, moments are the gradient that the update saw, times what beta1 leaves.
+        let seen = moments.map(|m| f64::from(m).powi(2)).sum::<f64>().sqrt() / (1.0 - settings.beta1);
+        (report.gradient_norm, seen)
     };
-    assert!(run(true) == run(false));
+    let (norm, seen) = first_step(None);
+    assert!((seen / norm - 1.0).abs() < 1e-5, "{seen} without clipping, of {norm}");
+    let (_, seen) = first_step(Some(norm / 3.0));
+    assert!((seen / norm * 3.0 - 1.0).abs() < 1e-5, "{seen}, not a third of {norm}");
+    let (_, seen) = first_step(Some(3.0 * norm));
+    assert!((seen / norm - 1.0).abs() < 1e-5, "{seen}, but {norm} is short enough");
 }
 
 #[test]

@@ -67,7 +67,10 @@ pub fn busy_network<E: Dtype, D: Operators<E>>(config: &NetworkConfig) -> Networ
 }
 
 pub fn trainer(micro_batch: usize) -> Trainer<f32, Cpu> {
-    let config = config();
+    trainer_of(config(), micro_batch)
+}
+
+pub fn trainer_of(config: NetworkConfig, micro_batch: usize) -> Trainer<f32, Cpu> {
     let loss = LossSettings::published(config.branches());
     Trainer::new(
         busy_network(&config),
