@@ -305,6 +305,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_written_leaves_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pca.safetensors");
+        std::fs::create_dir(&path).unwrap();
+        let codec = PcaCodec::fit(&textures(Colour::Rgb), PcaOptions::default()).unwrap();
+        let error = codec.save(&path).unwrap_err().to_string();
+        assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
     fn the_file_is_the_codec() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pca.safetensors");

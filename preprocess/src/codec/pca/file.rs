@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
@@ -41,12 +42,20 @@ impl PcaCodec {
                 reason: error.to_string(),
             }
         };
-        let partial = path.with_extension(format!("partial-{}", std::process::id()));
-        fs::write(&partial, self.to_bytes(path)?).map_err(io("write"))?;
-        fs::File::open(&partial)
-            .and_then(|file| file.sync_all())
-            .map_err(io("sync"))?;
-        fs::rename(&partial, path).map_err(io("rename"))
+        // Hidden, so that what a killed process leaves is not taken for a file of somebody else.
+        let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+        let mut temporary = tempfile::Builder::new();
+        temporary.prefix(&prefix).suffix(".partial");
+        #[cfg(unix)]
+        temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut file = temporary
+            .tempfile_in(folder.unwrap_or(Path::new(".")))
+            .map_err(io("create"))?;
+        file.write_all(&self.to_bytes(path)?).map_err(io("write"))?;
+        file.as_file().sync_all().map_err(io("sync"))?;
+        file.persist(path).map_err(|error| io("rename")(error.error))?;
+        Ok(())
     }
 
     /// Reads a codec that [`save`](Self::save) wrote, for square pictures of side `size`.
