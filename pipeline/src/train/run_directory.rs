@@ -32,6 +32,11 @@ const FREE_TO_CHANGE: [&str; 16] = [
     "output",
 ];
 
+/// The folder of a run's checkpoints.
+const CHECKPOINTS: &str = "checkpoints";
+/// The folder of the sheets a run samples.
+const SAMPLES: &str = "samples";
+
 /// An open run; no other process can open it meanwhile.
 #[derive(Debug)]
 pub struct RunDirectory {
@@ -48,7 +53,7 @@ impl RunDirectory {
         make_folder(root)?;
         let saved = root.join(Config::FILE_NAME);
         // Every stage leaves a configuration in its folder; only a run of training has checkpoints beside it.
-        let begun = saved.exists() && root.join("checkpoints").is_dir();
+        let begun = saved.exists() && root.join(CHECKPOINTS).is_dir();
         // A run that has saved nothing yet may still become another.
         let started = begun && !checkpoints(root)?.is_empty();
         if started {
@@ -133,13 +138,13 @@ impl RunDirectory {
     /// `samples/`
     #[must_use]
     pub fn samples_folder(&self) -> PathBuf {
-        self.root.join("samples")
+        self.root.join(SAMPLES)
     }
 
     /// `checkpoints/`
     #[must_use]
     pub fn checkpoints_folder(&self) -> PathBuf {
-        self.root.join("checkpoints")
+        self.root.join(CHECKPOINTS)
     }
 
     /// `checkpoints/step-0000500`
@@ -182,7 +187,7 @@ impl RunDirectory {
 /// # Errors
 /// When the folder cannot be read.
 pub fn checkpoints(root: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
-    let folder = root.join("checkpoints");
+    let folder = root.join(CHECKPOINTS);
     let entries = match fs::read_dir(&folder) {
         Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => return Ok(Vec::new()),
         entries => entries.with_context(|| folder.display().to_string())?,
@@ -239,11 +244,15 @@ fn refuse_another_run(root: &Path, config: &Config, saved: &Config) -> anyhow::R
     Ok(())
 }
 
+/// Empty folders of a run may be there: a start that was killed before it had saved its configuration leaves them.
 fn refuse_foreign_files(root: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(root).with_context(|| root.display().to_string())? {
-        let name = entry.with_context(|| root.display().to_string())?.file_name();
+        let entry = entry.with_context(|| root.display().to_string())?;
+        let name = entry.file_name();
         let name = name.to_string_lossy();
-        if !name.starts_with('.') {
+        let is_empty = || fs::read_dir(entry.path()).is_ok_and(|mut files| files.next().is_none());
+        let is_ours = [CHECKPOINTS, SAMPLES].contains(&&*name) && is_empty();
+        if !name.starts_with('.') && !is_ours {
             bail!(
                 "{}: holds another run or other files (`{name}`), expected a new folder or a run of train",
                 root.display(),
@@ -308,6 +317,19 @@ mod tests {
         assert!(!half.exists());
         let latest = fs::read_to_string(run.checkpoints_folder().join("latest")).unwrap();
         assert_eq!(latest, "step-0000400\n");
+    }
+
+    #[test]
+    fn a_start_that_was_killed_before_it_had_saved_its_configuration_binds_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(CHECKPOINTS);
+        fs::create_dir(&left).unwrap();
+        drop(RunDirectory::open(folder.path(), &Config::default()).unwrap());
+
+        fs::remove_file(folder.path().join(Config::FILE_NAME)).unwrap();
+        fs::write(left.join("step-0000100"), "").unwrap();
+        let error = RunDirectory::open(folder.path(), &Config::default()).err().unwrap();
+        assert!(error.to_string().contains("other files (`checkpoints`)"), "{error}");
     }
 
     #[test]
