@@ -12,8 +12,12 @@ pub(crate) fn partial(path: &Path) -> PathBuf {
 }
 
 /// Writes, syncs and renames a small file. Processes that share the work may write the same one at the same time, so each
-/// has a temporary name of its own.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+/// has a temporary name of its own: `.NAME.….partial`, hidden, so that what a killed process leaves is not taken for a file
+/// of somebody else.
+///
+/// # Errors
+/// [`Error::Io`]; the old content stays.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
     let mut temporary = tempfile::Builder::new();
     temporary.prefix(&prefix).suffix(".partial");

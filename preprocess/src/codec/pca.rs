@@ -58,7 +58,10 @@ pub enum PcaError {
     /// The decomposition failed, which means that the sample held no numbers.
     #[error("codec pca: the eigenvalue decomposition did not converge")]
     Decomposition,
-    /// The file cannot be read or written.
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] deepflow_datasets::Error),
+    /// The file cannot be read.
     #[error("{}: cannot {action}: {reason}", path.display())]
     Io {
         /// The file.

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
+use deepflow_datasets::write_atomically;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -35,27 +35,7 @@ impl PcaCodec {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), PcaError> {
-        let io = |action| {
-            move |error: std::io::Error| PcaError::Io {
-                path: path.to_owned(),
-                action,
-                reason: error.to_string(),
-            }
-        };
-        // Hidden, so that what a killed process leaves is not taken for a file of somebody else.
-        let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
-        let mut temporary = tempfile::Builder::new();
-        temporary.prefix(&prefix).suffix(".partial");
-        #[cfg(unix)]
-        temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = temporary
-            .tempfile_in(folder.unwrap_or(Path::new(".")))
-            .map_err(io("create"))?;
-        file.write_all(&self.to_bytes(path)?).map_err(io("write"))?;
-        file.as_file().sync_all().map_err(io("sync"))?;
-        file.persist(path).map_err(|error| io("rename")(error.error))?;
-        Ok(())
+        Ok(write_atomically(path, &self.to_bytes(path)?)?)
     }
 
     /// Reads a codec that [`save`](Self::save) wrote, for square pictures of side `size`.
