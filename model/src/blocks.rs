@@ -43,7 +43,7 @@ impl<E: Dtype, D: Operators<E>> Block<E, D> {
         &self,
         device: &D,
         tape: &mut T,
-        x: &Matrix<E, D>,
+        mut x: Matrix<E, D>,
         silu_c: &Matrix<E, D>,
     ) -> Result<Matrix<E, D>, D::Err> {
         let modulation = self.modulation.forward(device, tape, silu_c)?;
@@ -60,7 +60,7 @@ impl<E: Dtype, D: Operators<E>> Block<E, D> {
             parts(SHIFT_ATTENTION, SCALE_ATTENTION, GATE_ATTENTION),
             parts(SHIFT_MLP, SCALE_MLP, GATE_MLP),
         );
-        let x = device.attention_branch(tape, x, &modulation, of_attention, &self.attention.weights()?)?;
+        x = device.attention_branch(tape, &x, &modulation, of_attention, &self.attention.weights()?)?;
         let [fc1, fc2] = self.mlp.layers()?;
         device.mlp_branch(tape, &x, &modulation, of_mlp, [&fc1, &fc2])
     }

@@ -11,13 +11,13 @@ pub(crate) fn forward_checkpointed<E: Dtype, D: Operators<E>, T: Tape<E, D>>(
     block: &Block<E, D>,
     device: &D,
     tape: &mut T,
-    x: &Matrix<E, D>,
+    x: Matrix<E, D>,
     silu_c: &Matrix<E, D>,
 ) -> Result<Matrix<E, D>, D::Err> {
-    let out = block.forward(device, &mut NoneTape, x, silu_c)?;
+    let out = block.forward(device, &mut NoneTape, x.clone(), silu_c)?;
     let out_ghost = out.ghost();
     let (block, device) = (block.clone(), device.clone());
-    let (x, silu_c) = (x.clone(), silu_c.clone());
+    let silu_c = silu_c.clone();
     tape.add_backward_op(move |gradients| {
         let upstream = Storage::<E>::try_alloc_len(&device, 1)?;
         let upstream = std::mem::replace(gradients.get_or_alloc_mut(&out_ghost)?, upstream);
@@ -25,7 +25,7 @@ pub(crate) fn forward_checkpointed<E: Dtype, D: Operators<E>, T: Tape<E, D>>(
         let seed: Scalar<E, D> = device.try_zeros::<Rank0>()?;
         let carried = std::mem::replace(gradients, Gradients::leaky());
         let (seed, mut inner) = seed.traced(carried).split_tape();
-        let again = block.forward(&device, &mut inner, &x, &silu_c)?;
+        let again = block.forward(&device, &mut inner, x, &silu_c)?;
         inner.add_backward_op(move |gradients| {
             *gradients.get_or_alloc_mut(&again)? = upstream;
             Ok(())

@@ -7,6 +7,7 @@
 use crate::config::{NetworkConfig, FOURIER_FEATURES};
 use crate::error::ModelError;
 use crate::network::outline;
+use crate::ops::fused::ROWS_TOGETHER;
 
 /// Bytes of a value.
 const VALUE: u128 = 4;
@@ -97,20 +98,25 @@ fn bytes(values: u128) -> usize {
 /// [`ModelError::Config`] when a rule of the configuration is broken.
 pub fn sampling_memory(config: &NetworkConfig, samples: usize) -> Result<usize, ModelError> {
     let width = config.width;
-    // Patch tokens without and with their place, the stream before and after attention, its update, the hidden values of the
-    // MLP and what it gives.
-    let mut largest = (config.mlp_ratio + 6) * width;
+    let rows = product([samples, config.tokens()]);
+    let together = rows.min(ROWS_TOGETHER as u128);
+    let values = |per_row: usize, per_row_together: usize| rows * per_row as u128 + together * per_row_together as u128;
+    // Patch tokens and features; queries, keys and values and the normed features, or what attention mixes.
+    let mut largest = values(6 * width, 0);
+    // Patch tokens, features, normed features and what the MLP gives; its hidden values and the last of its results.
+    largest = largest.max(values(4 * width, (config.mlp_ratio + 1) * width));
     if config.branches() > 1 && config.vera.acceleration {
-        // Input and output of its second layer; features, patch tokens twice, and what products are packed into.
-        largest = largest.max(3 * config.acceleration_width + 6 * width);
+        // Patch tokens, features and acceleration; input and output of its second layer.
+        largest = largest.max(values(3 * width, 3 * config.acceleration_width));
+        // Patch tokens and acceleration; features with it, normed, and the hidden values of their MLP.
+        largest = largest.max(values(8 * width, 0));
     }
     if config.branches() > 1 && config.vera.cross_attention {
-        // Features, patch tokens twice, acceleration and what the MLP gives; both normed inputs, queries, keys and values,
-        // what attention mixes, its projection and the sum.
-        largest = largest.max(13 * width);
+        // Patch tokens; both normed inputs, or one and what attention mixes; queries, keys and values.
+        largest = largest.max(values((6 + usize::from(config.vera.acceleration)) * width, 0));
     }
     let weights = Counts::of(config)?.all as u128;
-    Ok(bytes(weights + product([samples, config.tokens(), largest])))
+    Ok(bytes(weights + largest))
 }
 
 /// Numbers of parameters, as their gradients come.

@@ -214,9 +214,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
             features: Vec::new(),
         };
 
-        let space = parts.x_embedder.forward(device, tape, patches)?;
-        let position = parts.pos_embed.as_matrix(self.config.tokens())?;
-        let space = device.add_position(tape, &space, &position)?;
+        let space = self.space(tape, patches)?;
         let label = parts.y_embedder.forward(device, tape, labels)?;
         let mut silu_c = self.silu_condition(tape, &times[0], &label)?;
         let mut silu_gap: Option<(Vec<f64>, Matrix<E, D>)> = None;
@@ -225,9 +223,9 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         let mut branch = 0;
         for (index, block) in parts.blocks.iter().enumerate() {
             h = if self.checkpoint_blocks && T::OWNS_TAPE {
-                forward_checkpointed(block, device, tape, &h, &silu_c)?
+                forward_checkpointed(block, device, tape, h, &silu_c)?
             } else {
-                block.forward(device, tape, &h, &silu_c)?
+                block.forward(device, tape, h, &silu_c)?
             };
             observe(FeaturePlace::Block(index + 1), &h);
             if self.config.branch_ends.get(branch) != Some(&(index + 1)) {
@@ -247,7 +245,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
                 }
             }
             let gap = silu_gap.as_ref().map(|(_, embedded)| embedded);
-            let refined = parts.df_blocks[branch].forward(device, tape, &h, &space, gap, batch)?;
+            let refined = parts.df_blocks[branch].forward(device, tape, h, &space, gap, batch)?;
             h = refined.features;
             observe(FeaturePlace::Vera(branch), &h);
             if every_branch {
@@ -269,6 +267,13 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
         outputs.velocities.push(velocity);
         outputs.features.push(h);
         Ok(outputs)
+    }
+
+    /// The patch tokens with their positions, (B·T, D).
+    fn space<T: Tape<E, D>>(&self, tape: &mut T, patches: &Matrix<E, D>) -> Result<Matrix<E, D>, D::Err> {
+        let tokens = self.parts.x_embedder.forward(&self.device, tape, patches)?;
+        let position = self.parts.pos_embed.as_matrix(self.config.tokens())?;
+        self.device.add_position(tape, &tokens, &position)
     }
 
     /// SiLU(t_embedder(t) + label): every use of the condition starts with the SiLU, so it is done once per branch.

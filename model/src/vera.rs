@@ -53,26 +53,34 @@ impl<E: Dtype, D: Operators<E>> Vera<E, D> {
         &self,
         device: &D,
         tape: &mut T,
-        v: &Matrix<E, D>,
+        v: Matrix<E, D>,
         space: &Matrix<E, D>,
         silu_gap: Option<&Matrix<E, D>>,
         batch: usize,
     ) -> Result<Refined<E, D>, D::Err> {
-        let acceleration = match &self.acc_mlp {
-            Some(acc_mlp) => Some(acc_mlp.forward(device, tape, v)?),
-            None => None,
-        };
-        let mut features = match &acceleration {
-            Some(acceleration) => device.concat(tape, v, acceleration)?,
-            None => v.clone(),
-        };
+        let (mut features, acceleration) = self.accelerate(device, tape, v)?;
         if let Some(acc_norm) = &self.acc_norm {
             features = acc_norm.forward(device, tape, &features, silu_gap)?;
         }
         if let Some(cross_attention) = &self.cross_attention {
-            features = cross_attention.forward(device, tape, space, &features, batch)?;
+            features = cross_attention.forward(device, tape, space, features, batch)?;
         }
         Ok(Refined { features, acceleration })
+    }
+
+    /// The features with the acceleration beside them, (B·T, 2D), and the acceleration alone.
+    fn accelerate<T: Tape<E, D>>(
+        &self,
+        device: &D,
+        tape: &mut T,
+        v: Matrix<E, D>,
+    ) -> Result<(Matrix<E, D>, Option<Matrix<E, D>>), D::Err> {
+        let Some(acc_mlp) = &self.acc_mlp else {
+            return Ok((v, None));
+        };
+        let acceleration = acc_mlp.forward(device, tape, &v)?;
+        let features = device.concat(tape, &v, &acceleration)?;
+        Ok((features, Some(acceleration)))
     }
 }
 
@@ -177,20 +185,24 @@ impl<E: Dtype, D: Operators<E>> CrossSpaceAttention<E, D> {
         })
     }
 
+    /// space, m (B·T, D) → (B·T, D). Without a tape that keeps them, matrices are freed when nothing reads them any more.
     fn forward<T: Tape<E, D>>(
         &self,
         device: &D,
         tape: &mut T,
         space: &Matrix<E, D>,
-        m: &Matrix<E, D>,
+        m: Matrix<E, D>,
         batch: usize,
     ) -> Result<Matrix<E, D>, D::Err> {
         let width = space.shape().1;
         let q_in = self.layer_norm.forward(device, tape, space)?;
-        let kv_in = self.layer_norm.forward(device, tape, m)?;
+        let kv_in = self.layer_norm.forward(device, tape, &m)?;
+        drop(m);
         let q = self.in_proj.forward_rows(device, tape, &q_in, 0..width)?;
         let kv = self.in_proj.forward_rows(device, tape, &kv_in, width..3 * width)?;
+        drop(kv_in);
         let mixed = device.cross_attention(tape, &q, &kv, batch, self.heads)?;
+        drop((q, kv));
         let update = self.out_proj.forward(device, tape, &mixed)?;
         device.add(tape, &q_in, &update)
     }

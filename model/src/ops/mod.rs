@@ -10,7 +10,7 @@ pub mod conv;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-mod fused;
+pub(crate) mod fused;
 pub mod memory;
 pub mod plain;
 mod scalar;

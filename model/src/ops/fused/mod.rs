@@ -22,6 +22,8 @@ use std::ops::Range;
 
 use dfdx::prelude::{Cpu, CpuError, Gradients, HasShape, Tape};
 
+pub(crate) use branches::ROWS_TOGETHER;
+
 use super::cpu::Activation;
 use super::{
     AdamWStep, AffineNorm, AttentionWeights, GatedModulation, LinearMap, Matrix, Modulation, Operators, ParameterState,

@@ -8,6 +8,7 @@ use proptest::prelude::{prop, prop_assert, proptest, ProptestConfig, Strategy};
 use proptest::test_runner::TestCaseError;
 
 use super::super::plain::record::record;
+use super::ROWS_TOGETHER;
 use crate::ops::{
     plain, AdamWStep, AffineNorm, AttentionWeights, GatedModulation, LinearMap, Matrix, Modulation, Operators,
     ParameterState, Scalar, Vector,
@@ -489,6 +490,28 @@ agrees!(
         plain::linear(t, &hidden, &i[5], &vector(&i[6]))
     }
 );
+
+/// Without a tape, rows go through the layers of an MLP in parts.
+#[test]
+fn parts_of_rows_give_the_same_bits() {
+    let (rows, width, hidden) = (ROWS_TOGETHER * 2 + 76, 6, 11);
+    let row = |len| constant::<f32>((1, len));
+    let layers = [
+        linear_map(&constant((hidden, width)), &row(hidden)),
+        linear_map(&constant((width, hidden)), &row(width)),
+    ];
+    let (x, modulation) = (constant((rows, width)), constant((rows / 5, 3 * width)));
+    let (none, mut tape) = (&mut NoneTape, OwnedTape::default());
+    let device = device();
+    let in_parts = device.silu_layers(none, &x, &layers).unwrap();
+    let whole = device.silu_layers(&mut tape, &x, &layers).unwrap();
+    assert_eq!(in_parts.as_vec(), whole.as_vec());
+    let both = [&layers[0], &layers[1]];
+    let in_parts = device.mlp_branch(none, &x, &modulation, GATED, both).unwrap();
+    let whole = device.mlp_branch(&mut tape, &x, &modulation, GATED, both).unwrap();
+    assert_eq!(in_parts.as_vec(), whole.as_vec());
+}
+
 agrees!(
     concat,
     |s| [(s.rows(), s.width()), (s.rows(), s.other)],
