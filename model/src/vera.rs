@@ -58,29 +58,29 @@ impl<E: Dtype, D: Operators<E>> Vera<E, D> {
         silu_gap: Option<&Matrix<E, D>>,
         batch: usize,
     ) -> Result<Refined<E, D>, D::Err> {
-        let (mut features, acceleration) = self.accelerate(device, tape, v)?;
+        let mut refined = self.accelerate(device, tape, v)?;
         if let Some(acc_norm) = &self.acc_norm {
-            features = acc_norm.forward(device, tape, &features, silu_gap)?;
+            refined.features = acc_norm.forward(device, tape, &refined.features, silu_gap)?;
         }
         if let Some(cross_attention) = &self.cross_attention {
-            features = cross_attention.forward(device, tape, space, features, batch)?;
+            refined.features = cross_attention.forward(device, tape, space, refined.features, batch)?;
         }
-        Ok(Refined { features, acceleration })
+        Ok(refined)
     }
 
-    /// The features with the acceleration beside them, (B·T, 2D), and the acceleration alone.
-    fn accelerate<T: Tape<E, D>>(
-        &self,
-        device: &D,
-        tape: &mut T,
-        v: Matrix<E, D>,
-    ) -> Result<(Matrix<E, D>, Option<Matrix<E, D>>), D::Err> {
+    /// The acceleration, and beside it the features, (B·T, 2D).
+    fn accelerate<T: Tape<E, D>>(&self, device: &D, tape: &mut T, v: Matrix<E, D>) -> Result<Refined<E, D>, D::Err> {
         let Some(acc_mlp) = &self.acc_mlp else {
-            return Ok((v, None));
+            return Ok(Refined {
+                features: v,
+                acceleration: None,
+            });
         };
         let acceleration = acc_mlp.forward(device, tape, &v)?;
-        let features = device.concat(tape, &v, &acceleration)?;
-        Ok((features, Some(acceleration)))
+        Ok(Refined {
+            features: device.concat(tape, &v, &acceleration)?,
+            acceleration: Some(acceleration),
+        })
     }
 }
 

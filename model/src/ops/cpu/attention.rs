@@ -1,9 +1,11 @@
 //! Multi-head attention over packed projections. Only the logarithm of every query's normaliser is kept for the backward
 //! pass; the probabilities are recomputed, a block of queries at a time.
 
+use std::mem::MaybeUninit;
+
 use super::activation::exp;
 use super::gemm::{gemm_on_this_thread, gemm_packed, Epilogue, MatrixMut, MatrixRef, PackedMatrix, Scratch, Threads};
-use super::parallel::{map_items, unwritten};
+use super::parallel::{map_items, written};
 use super::rows::{dot, scale_row, sum_by};
 use super::simd::{for_each_level, multiply_add};
 
@@ -111,22 +113,28 @@ impl Attention {
     /// The result (batch·queries, heads·head_width), and the logarithm of every query's sum of exponentials,
     /// (batch·heads, queries).
     pub fn forward(&self, query: Projection<'_>, key: Projection<'_>, value: Projection<'_>) -> (Vec<f32>, Vec<f32>) {
-        let mut out = unwritten(self.batch * self.queries * self.width());
         let mut normalizers = vec![0.0; self.batch * self.heads * self.queries];
-        if self.queries == 0 || self.width() == 0 {
-            return (out, normalizers);
+        let of_sample = self.queries * self.width();
+        if of_sample == 0 {
+            return (Vec::new(), normalizers);
         }
-        let heads = out
-            .chunks_mut(self.queries * self.width())
-            .flat_map(|sample| MatrixMut::row_major(sample, self.queries, self.width()).split_columns(self.head_width));
-        let items: Vec<_> = heads.zip(normalizers.chunks_mut(self.queries)).enumerate().collect();
-        map_items(items, |(index, (out, normalizers))| {
-            let (sample, head) = (index / self.heads, index % self.heads);
-            let query = self.head(query, self.queries, sample, head);
-            let key = self.head(key, self.keys, sample, head);
-            let value = self.head(value, self.keys, sample, head);
-            self.forward_head(query, key, value, out, normalizers);
-        });
+        let write = |out: &mut [MaybeUninit<f32>]| {
+            let heads = out.chunks_mut(of_sample).flat_map(|sample| {
+                // SAFETY: `forward_head` writes a row before it scales it.
+                let sample = unsafe { MatrixMut::unwritten(sample, self.queries, self.width()) };
+                sample.split_columns(self.head_width)
+            });
+            let items: Vec<_> = heads.zip(normalizers.chunks_mut(self.queries)).enumerate().collect();
+            map_items(items, |(index, (out, normalizers))| {
+                let (sample, head) = (index / self.heads, index % self.heads);
+                let query = self.head(query, self.queries, sample, head);
+                let key = self.head(key, self.keys, sample, head);
+                let value = self.head(value, self.keys, sample, head);
+                self.forward_head(query, key, value, out, normalizers);
+            });
+        };
+        // SAFETY: there is an item for every head of every sample, and `forward_head` writes all rows of its columns.
+        let out = unsafe { written(self.batch * of_sample, write) };
         (out, normalizers)
     }
 
@@ -171,23 +179,30 @@ impl Attention {
 
     /// Gradients of a self-attention over `qkv` (batch·tokens, 3·width), added to `dqkv` of the same size.
     pub fn self_backward(&self, qkv: &[f32], out: &[f32], normalizers: &[f32], dout: &[f32], dqkv: &mut [f32]) {
-        self.write_self_gradients(qkv, out, normalizers, dout, dqkv, true);
+        let samples = dqkv.chunks_mut((self.queries * 3 * self.width()).max(1));
+        let samples = samples.map(|sample| MatrixMut::row_major(sample, self.queries, 3 * self.width()));
+        self.write_self_gradients(qkv, out, normalizers, dout, samples, true);
     }
 
     /// The gradient of `qkv` by itself: what [`self_backward`](Self::self_backward) adds.
     pub fn self_gradient(&self, qkv: &[f32], out: &[f32], normalizers: &[f32], dout: &[f32]) -> Vec<f32> {
-        let mut dqkv = unwritten(qkv.len());
-        self.write_self_gradients(qkv, out, normalizers, dout, &mut dqkv, false);
-        dqkv
+        let write = |dqkv: &mut [MaybeUninit<f32>]| {
+            let samples = dqkv.chunks_mut((self.queries * 3 * self.width()).max(1));
+            // SAFETY: without `accumulate`, gradients are written before others are added.
+            let samples = samples.map(|sample| unsafe { MatrixMut::unwritten(sample, self.queries, 3 * self.width()) });
+            self.write_self_gradients(qkv, out, normalizers, dout, samples, false);
+        };
+        // SAFETY: every head writes the gradients of its queries, keys and values.
+        unsafe { written(qkv.len(), write) }
     }
 
-    fn write_self_gradients(
+    fn write_self_gradients<'a>(
         &self,
         qkv: &[f32],
         out: &[f32],
         normalizers: &[f32],
         dout: &[f32],
-        dqkv: &mut [f32],
+        samples: impl Iterator<Item = MatrixMut<'a>>,
         accumulate: bool,
     ) {
         let width = self.width();
@@ -197,8 +212,8 @@ impl Attention {
             offset: index * width,
         };
         let mut gradients = Vec::with_capacity(self.batch * self.heads);
-        for sample in dqkv.chunks_mut((self.queries * 3 * width).max(1)) {
-            let mut parts = MatrixMut::row_major(sample, self.queries, 3 * width).split_columns(self.head_width);
+        for sample in samples {
+            let mut parts = sample.split_columns(self.head_width);
             let values = parts.split_off(2 * self.heads);
             let keys = parts.split_off(self.heads);
             for ((query, key), value) in parts.into_iter().zip(keys).zip(values) {

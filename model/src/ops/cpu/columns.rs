@@ -1,21 +1,24 @@
 //! Matrices side by side.
 
-use super::parallel::{for_each_chunk, rows_per_task, unwritten};
-use super::rows::add_row;
+use super::parallel::{for_each_chunk, rows_per_task, written};
+use super::rows::{add_row, write_copy};
 
 /// a (rows, left) and b (rows, right) → (rows, left + right).
 pub fn concat(a: &[f32], left: usize, b: &[f32], right: usize) -> Vec<f32> {
     let width = left + right;
-    let mut out = unwritten(a.len() + b.len());
     let rows = rows_per_task(width);
-    for_each_chunk(&mut out, rows * width, |task, out| {
-        for (index, out) in out.chunks_exact_mut(width).enumerate() {
-            let row = task * rows + index;
-            out[..left].copy_from_slice(&a[row * left..][..left]);
-            out[left..].copy_from_slice(&b[row * right..][..right]);
-        }
-    });
-    out
+    let write = |out: &mut [_]| {
+        for_each_chunk(out, rows * width, |task, out| {
+            for (index, out) in out.chunks_mut(width).enumerate() {
+                let row = task * rows + index;
+                let (out_left, out_right) = out.split_at_mut(left);
+                write_copy(out_left, &a[row * left..]);
+                write_copy(out_right, &b[row * right..]);
+            }
+        });
+    };
+    // SAFETY: the chunks are all of the result, their rows all of a chunk, and both parts of a row are written.
+    unsafe { written(a.len() + b.len(), write) }
 }
 
 /// `target += matrix[.., start..start + width]`, target (rows, width), matrix (rows, columns).

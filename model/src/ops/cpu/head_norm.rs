@@ -1,8 +1,9 @@
 //! LayerNorm of every head's queries and keys within packed projections (network spec §2, q/k norm).
 
 use super::layer_norm::{backward_row, forward_row};
-use super::parallel::{for_each_chunk, map_items, rows_per_task, ROWS_PER_SUM};
+use super::parallel::{for_each_chunk, map_items, rows_per_task, written, ROWS_PER_SUM};
 use super::rows::add_row;
+use super::rows::write_copy;
 
 /// The affine norm of one part.
 #[derive(Clone, Copy, Debug)]
@@ -45,24 +46,22 @@ impl QueryKeyNorm<'_> {
     /// qkv (rows, 3·heads·width) → the same with normalised queries and keys.
     pub fn forward(&self, qkv: &[f32]) -> Vec<f32> {
         let (width, columns) = (self.head_width(), self.row_width());
-        let mut out = qkv.to_vec();
         let rows = rows_per_task(columns);
-        for_each_chunk(&mut out, rows * columns, |task, out| {
-            let source = &qkv[task * rows * columns..];
-            for (row, out) in out.chunks_exact_mut(columns).enumerate() {
-                for (head, norm) in self.norms() {
-                    let x = &source[row * columns + head * width..][..width];
-                    forward_row(
-                        x,
-                        norm.factor,
-                        norm.offset,
-                        norm.epsilon,
-                        &mut out[head * width..][..width],
-                    );
+        let write = |out: &mut [_]| {
+            for_each_chunk(out, rows * columns, |task, out| {
+                for (index, out) in out.chunks_mut(columns).enumerate() {
+                    let source = &qkv[(task * rows + index) * columns..][..columns];
+                    let (normalized, values) = out.split_at_mut(2 * self.heads * width);
+                    for ((head, norm), out) in self.norms().zip(normalized.chunks_mut(width)) {
+                        let x = &source[head * width..][..width];
+                        forward_row(x, norm.factor, norm.offset, norm.epsilon, out);
+                    }
+                    write_copy(values, &source[2 * self.heads * width..]);
                 }
-            }
-        });
-        out
+            });
+        };
+        // SAFETY: the chunks are all of the result, their rows all of a chunk, and every head's part of a row is written.
+        unsafe { written(qkv.len(), write) }
     }
 
     /// Adds the gradient of qkv to `dqkv`; returns those of the queries' factor and offset, then the keys'.

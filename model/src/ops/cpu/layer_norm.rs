@@ -1,7 +1,9 @@
 //! LayerNorm of rows, each multiplied by a factor and moved by an offset that a group of rows shares: one group per sample
 //! for modulation, a single group for an affine norm.
 
-use super::parallel::{for_each_chunk, map_items, rows_per_task, unwritten, ROWS_PER_SUM};
+use std::mem::MaybeUninit;
+
+use super::parallel::{for_each_chunk, map_items, rows_per_task, written, ROWS_PER_SUM};
 use super::rows::{add_row, sum_by};
 use super::simd::{for_each_level, multiply_add};
 
@@ -39,11 +41,11 @@ fn statistics(x: &[f32], epsilon: f32) -> (f32, f32) {
 
 for_each_level! {
     /// One row of the forward pass.
-    pub(super) fn forward_row(x: &[f32], factor: &[f32], offset: &[f32], epsilon: f32, y: &mut [f32]) {
+    pub(super) fn forward_row(x: &[f32], factor: &[f32], offset: &[f32], epsilon: f32, y: &mut [MaybeUninit<f32>]) {
         let (mean, inverse) = statistics(x, epsilon);
         let (factor, offset, y) = (&factor[..x.len()], &offset[..x.len()], &mut y[..x.len()]);
         for i in 0..x.len() {
-            y[i] = multiply_add::<FUSED>((x[i] - mean) * inverse, factor[i], offset[i]);
+            y[i].write(multiply_add::<FUSED>((x[i] - mean) * inverse, factor[i], offset[i]));
         }
     }
 
@@ -97,17 +99,19 @@ impl LayerNorm<'_> {
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         self.check(x.len());
         let columns = self.columns;
-        let mut y = unwritten(x.len());
         let rows = rows_per_task(columns);
-        for_each_chunk(&mut y, rows * columns, |task, y| {
-            for (index, y) in y.chunks_exact_mut(columns).enumerate() {
-                let row = task * rows + index;
-                let group = self.group(row);
-                let (factor, offset) = (&self.factor[group.clone()], &self.offset[group]);
-                forward_row(&x[row * columns..][..columns], factor, offset, self.epsilon, y);
-            }
-        });
-        y
+        let write = |y: &mut [_]| {
+            for_each_chunk(y, rows * columns, |task, y| {
+                for (index, y) in y.chunks_mut(columns).enumerate() {
+                    let row = task * rows + index;
+                    let group = self.group(row);
+                    let (factor, offset) = (&self.factor[group.clone()], &self.offset[group]);
+                    forward_row(&x[row * columns..][..columns], factor, offset, self.epsilon, y);
+                }
+            });
+        };
+        // SAFETY: the chunks are all of `y`, their rows all of a chunk, and `forward_row` writes a whole row.
+        unsafe { written(x.len(), write) }
     }
 
     /// Adds the gradient of the input to `dx` and returns those of factor and offset.

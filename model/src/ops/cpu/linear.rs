@@ -2,7 +2,7 @@
 
 use super::activation::Activation;
 use super::gemm::{gemm, Epilogue, MatrixMut, MatrixRef, Operand};
-use super::parallel::unwritten;
+use super::parallel::written;
 use super::rows::accumulate_column_sums;
 
 /// The sizes of a linear layer applied to a matrix.
@@ -22,36 +22,42 @@ impl LinearShape {
     /// The activated input never exists in memory.
     pub fn forward(self, x: &[f32], activation: Activation, weight: &[f32], bias: &[f32]) -> Vec<f32> {
         let Self { rows, inputs, outputs } = self;
-        let mut y = unwritten(rows * outputs);
-        gemm(
-            Operand::activated(MatrixRef::row_major(x, rows, inputs), activation),
-            MatrixRef::row_major(weight, outputs, inputs).transposed(),
-            MatrixMut::row_major(&mut y, rows, outputs),
-            false,
-            Epilogue::Bias {
-                bias,
-                activation: Activation::Identity,
-            },
-        );
-        y
+        let write = |y: &mut [_]| {
+            gemm(
+                Operand::activated(MatrixRef::row_major(x, rows, inputs), activation),
+                MatrixRef::row_major(weight, outputs, inputs).transposed(),
+                // SAFETY: the product is not added to what is there.
+                unsafe { MatrixMut::unwritten(y, rows, outputs) },
+                false,
+                Epilogue::Bias {
+                    bias,
+                    activation: Activation::Identity,
+                },
+            );
+        };
+        // SAFETY: a product writes all of its matrix.
+        unsafe { written(rows * outputs, write) }
     }
 
     /// `activation'(x) · (dy·weight)`: the gradient of the input, (rows, inputs), from `dy` (rows, outputs).
     pub fn input_gradient(self, dy: &[f32], x: &[f32], activation: Activation, weight: &[f32]) -> Vec<f32> {
         let Self { rows, inputs, outputs } = self;
-        let mut dx = unwritten(rows * inputs);
         let epilogue = match activation {
             Activation::Identity => Epilogue::None,
             _ => Epilogue::ActivationGradient { activation, input: x },
         };
-        gemm(
-            MatrixRef::row_major(dy, rows, outputs),
-            MatrixRef::row_major(weight, outputs, inputs),
-            MatrixMut::row_major(&mut dx, rows, inputs),
-            false,
-            epilogue,
-        );
-        dx
+        let write = |dx: &mut [_]| {
+            gemm(
+                MatrixRef::row_major(dy, rows, outputs),
+                MatrixRef::row_major(weight, outputs, inputs),
+                // SAFETY: the product is not added to what is there.
+                unsafe { MatrixMut::unwritten(dx, rows, inputs) },
+                false,
+                epilogue,
+            );
+        };
+        // SAFETY: a product writes all of its matrix.
+        unsafe { written(rows * inputs, write) }
     }
 
     /// Adds the [`input_gradient`](Self::input_gradient) to `dx`.

@@ -1,5 +1,6 @@
 //! How work is cut into tasks. The cuts depend on sizes alone, never on the number of threads.
 
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ pub(crate) fn rows_per_task(columns: usize) -> usize {
 }
 
 /// Cuts `values` into pieces of `size` and runs `task` with the index and the piece.
-pub(crate) fn for_each_chunk(values: &mut [f32], size: usize, task: impl Fn(usize, &mut [f32]) + Sync + Send) {
+pub(crate) fn for_each_chunk<V: Send>(values: &mut [V], size: usize, task: impl Fn(usize, &mut [V]) + Sync + Send) {
     let size = size.max(1);
     if values.len() <= size {
         if !values.is_empty() {
@@ -49,11 +50,16 @@ pub(crate) fn map_items<I: Send, R: Send>(items: Vec<I>, task: impl Fn(I) -> R +
     }
 }
 
-/// A vector of arbitrary values, for results that are written completely before anything reads them.
-pub(crate) fn unwritten(len: usize) -> Vec<f32> {
-    // SAFETY: every bit pattern is a value of `f32`, and all callers in `ops` hand the vector to a kernel that writes each
-    // value before it is read.
-    unsafe { Box::<[f32]>::new_uninit_slice(len).assume_init() }.into_vec()
+/// The `len` values that `write` writes: to clear them first would cost a tenth of a forward pass.
+///
+/// # Safety
+/// `write` writes every value.
+pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the caller promises that all of them have been written.
+    unsafe { values.set_len(len) };
+    values
 }
 
 /// How long a thread without work looks for some before it sleeps after all.

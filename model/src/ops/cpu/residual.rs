@@ -1,22 +1,24 @@
 //! The gated residual `x + gate·y`, whose gate a group of rows shares.
 
-use super::parallel::{for_each_chunk, map_items, rows_per_task, unwritten, ROWS_PER_SUM};
+use super::parallel::{for_each_chunk, map_items, rows_per_task, written, ROWS_PER_SUM};
 use super::rows::{add_product_row, add_row, multiply_row, write_sum_of_product};
 
 /// `x + gate·y`: x and y (rows, columns), gate (groups, columns), one row for `rows / groups` consecutive rows.
 pub fn gated_residual(x: &[f32], gate: &[f32], y: &[f32], columns: usize) -> Vec<f32> {
     let rows_per_group = rows_per_group(x, gate, columns);
-    let mut out = unwritten(x.len());
     let rows = rows_per_task(columns);
-    for_each_chunk(&mut out, rows * columns, |task, out| {
-        for (index, out) in out.chunks_exact_mut(columns).enumerate() {
-            let row = task * rows + index;
-            let gate = &gate[row / rows_per_group * columns..][..columns];
-            let values = row * columns..(row + 1) * columns;
-            write_sum_of_product(out, &x[values.clone()], gate, &y[values]);
-        }
-    });
-    out
+    let write = |out: &mut [_]| {
+        for_each_chunk(out, rows * columns, |task, out| {
+            for (index, out) in out.chunks_mut(columns).enumerate() {
+                let row = task * rows + index;
+                let gate = &gate[row / rows_per_group * columns..][..columns];
+                let values = row * columns..(row + 1) * columns;
+                write_sum_of_product(out, &x[values.clone()], gate, &y[values]);
+            }
+        });
+    };
+    // SAFETY: the chunks are all of the result, their rows all of a chunk, and every row is written.
+    unsafe { written(x.len(), write) }
 }
 
 /// Adds `gate·dout` to `dy` and returns the gate's gradient `Σ_rows dout·y`, (groups, columns). The gradient of `x` is

@@ -1,6 +1,8 @@
 //! Loops over single rows that several operators share.
 
-use super::parallel::{for_each_chunk, map_tasks, ELEMENTS_PER_TASK, ROWS_PER_SUM};
+use std::mem::MaybeUninit;
+
+use super::parallel::{for_each_chunk, map_tasks, written, ELEMENTS_PER_TASK, ROWS_PER_SUM};
 use super::simd::{for_each_level, multiply_add};
 
 /// Independent partial sums of one row, so that the sum is the same for every instruction set's width.
@@ -61,19 +63,27 @@ for_each_level! {
     }
 
     /// `target = x + left · right`.
-    pub(crate) fn write_sum_of_product(target: &mut [f32], x: &[f32], left: &[f32], right: &[f32]) {
+    pub(crate) fn write_sum_of_product(target: &mut [MaybeUninit<f32>], x: &[f32], left: &[f32], right: &[f32]) {
         let x = &x[..target.len()];
         let (left, right) = (&left[..target.len()], &right[..target.len()]);
         for (index, target) in target.iter_mut().enumerate() {
-            *target = multiply_add::<FUSED>(left[index], right[index], x[index]);
+            target.write(multiply_add::<FUSED>(left[index], right[index], x[index]));
         }
     }
 
     /// `target = left + right`.
-    pub(crate) fn write_sum(target: &mut [f32], left: &[f32], right: &[f32]) {
+    pub(crate) fn write_sum(target: &mut [MaybeUninit<f32>], left: &[f32], right: &[f32]) {
         let (left, right) = (&left[..target.len()], &right[..target.len()]);
         for (index, target) in target.iter_mut().enumerate() {
-            *target = left[index] + right[index];
+            target.write(left[index] + right[index]);
+        }
+    }
+
+    /// `target = source`.
+    pub(crate) fn write_copy(target: &mut [MaybeUninit<f32>], source: &[f32]) {
+        let source = &source[..target.len()];
+        for (index, target) in target.iter_mut().enumerate() {
+            target.write(source[index]);
         }
     }
 
@@ -101,12 +111,14 @@ pub fn accumulate(target: &mut [f32], source: &[f32]) {
 /// `left + right`.
 pub fn add(left: &[f32], right: &[f32]) -> Vec<f32> {
     assert_eq!(left.len(), right.len(), "terms of a sum have one size");
-    let mut sum = super::parallel::unwritten(left.len());
-    for_each_chunk(&mut sum, ELEMENTS_PER_TASK, |index, sum| {
-        let start = index * ELEMENTS_PER_TASK;
-        write_sum(sum, &left[start..], &right[start..]);
-    });
-    sum
+    let write = |sum: &mut [_]| {
+        for_each_chunk(sum, ELEMENTS_PER_TASK, |index, sum| {
+            let start = index * ELEMENTS_PER_TASK;
+            write_sum(sum, &left[start..], &right[start..]);
+        });
+    };
+    // SAFETY: the chunks are all of the sum, and `write_sum` writes all of a chunk.
+    unsafe { written(left.len(), write) }
 }
 
 /// `sums[column] += Σ_row matrix[row, column]`: the gradient of a bias.
@@ -131,9 +143,11 @@ pub fn accumulate_column_sums(matrix: &[f32], sums: &mut [f32]) {
 
 /// `values + repeated`, the second one again and again: values (samples·n), repeated (n).
 pub fn add_repeated(values: &[f32], repeated: &[f32]) -> Vec<f32> {
-    let mut sum = super::parallel::unwritten(values.len());
-    for_each_chunk(&mut sum, repeated.len(), |sample, sum| {
-        write_sum(sum, &values[sample * repeated.len()..], repeated);
-    });
-    sum
+    let write = |sum: &mut [_]| {
+        for_each_chunk(sum, repeated.len(), |sample, sum| {
+            write_sum(sum, &values[sample * repeated.len()..], repeated);
+        });
+    };
+    // SAFETY: the chunks are all of the sum, and `write_sum` writes all of a chunk.
+    unsafe { written(values.len(), write) }
 }

@@ -4,6 +4,7 @@
 //! cut only decides who computes a value, not how: results are the same bits for any number of threads, and a row of the
 //! product does not depend on how many rows there are.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -110,11 +111,10 @@ pub(super) fn multiply(
     }
     if k == 0 {
         for row in 0..rows {
-            let values = c.row_mut(row);
             if !accumulate {
-                values.fill(0.0);
+                c.unwritten_row(row).fill(MaybeUninit::new(0.0));
             }
-            epilogue.apply(values, row, 0, columns);
+            epilogue.apply(c.row_mut(row), row, 0, columns);
         }
         return;
     }
@@ -347,10 +347,17 @@ impl Product<'_> {
             })
         };
         for row in 0..tile.rows {
+            let target = tile.c.wrapping_add(row * tile.row_stride);
             // SAFETY: these `count` values are the tile's part of the product, which this task alone writes.
-            let target = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.row_stride), count) };
+            let target = unsafe { std::slice::from_raw_parts_mut(target.cast::<MaybeUninit<f32>>(), count) };
             for (target, &value) in target.iter_mut().zip(&aside[row * width..]) {
-                *target = if tile.accumulate { *target + value } else { value };
+                // SAFETY: a product is only added to values that have been written.
+                let before = if tile.accumulate {
+                    unsafe { target.assume_init() }
+                } else {
+                    0.0
+                };
+                target.write(if tile.accumulate { before + value } else { value });
             }
         }
     }

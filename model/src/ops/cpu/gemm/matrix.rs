@@ -1,6 +1,7 @@
 //! Borrowed views of matrices: a slice, its size and its strides.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// A read-only matrix. Transposing it exchanges the strides and copies nothing.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +133,24 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
+    /// [`row_major`](Self::row_major) in memory that need not have been written.
+    ///
+    /// # Safety
+    /// Nothing reads a value before it is written: no product is added to what is there.
+    ///
+    /// # Panics
+    /// When `data` is shorter than `rows · columns`.
+    pub(crate) unsafe fn unwritten(data: &'a mut [MaybeUninit<f32>], rows: usize, columns: usize) -> Self {
+        check_extent(data.len(), rows, columns, columns);
+        Self {
+            data: data.as_mut_ptr().cast(),
+            rows,
+            columns,
+            row_stride: columns,
+            borrowed: PhantomData,
+        }
+    }
+
     /// Cuts the columns into matrices of `width` columns each, side by side.
     ///
     /// # Panics
@@ -179,7 +198,17 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
-    /// The values of row `row`.
+    /// Row `row`, whether it has been written or not.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub(super) fn unwritten_row(&mut self, row: usize) -> &mut [MaybeUninit<f32>] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: the row exists, and its values are borrowed mutably by this matrix alone.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride).cast(), self.columns) }
+    }
+
+    /// The values of row `row`, which have been written.
     ///
     /// # Panics
     /// When there is no such row.
