@@ -460,10 +460,16 @@ fn fine_tuning_with_other_classes_and_another_resolution() {
             assert!(tensor == &second[name], "{name}");
         }
     }
-    // What is made anew is more than the tables: refused, with the tensor's name.
+    // A difference that is more than the tables: refused, with the tensor's name.
     let arguments = arguments.replace("@second", "@third") + " --set model.width=32";
     let line = workshop.refused("train", &arguments, 1);
     assert!(line.contains("model.safetensors: tensor"), "{line}");
+    // Neither is another network whose tensors have the same shapes: refused, with the key.
+    let line = workshop.refused("train", &arguments.replace("model.width=32", "model.heads=4"), 1);
+    assert!(
+        line.contains("model.safetensors: the weights are of a network with model.heads = 2, expected 4"),
+        "{line}"
+    );
 }
 
 /// Weights, average, moments and steps come from a checkpoint of another program; the data begin anew.

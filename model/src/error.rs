@@ -83,6 +83,22 @@ pub enum WeightsError {
         /// Its data type.
         found: String,
     },
+    /// Weights of another network, whose parameters have the same names and shapes.
+    #[error("the weights are of a network with {key} = {found}, expected {expected} by the configuration")]
+    Network {
+        /// Section and key.
+        key: &'static str,
+        /// What the weights were trained with.
+        found: String,
+        /// What the configuration says.
+        expected: String,
+    },
+    /// What the weights carry as their configuration is none.
+    #[error("`config` in the metadata of the weights: {problem}")]
+    Description {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A tensor that is there but cannot be read.
     #[error("tensor {name} cannot be read: {problem}")]
     Unreadable {

@@ -6,6 +6,7 @@ use dfdx::prelude::Dtype;
 use half::{bf16, f16};
 use safetensors::{Dtype as FileType, SafeTensors};
 
+use crate::config::NetworkConfig;
 use crate::error::{ModelError, WeightsError};
 use crate::network::Network;
 use crate::ops::{scalar, Operators, Vector};
@@ -28,6 +29,13 @@ pub trait WeightSource {
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError>;
     /// All names, sorted.
     fn names(&self) -> Vec<String>;
+    /// The configuration that the weights were trained with, where they carry one. `heads` are 0 where it leaves them out.
+    ///
+    /// # Errors
+    /// [`WeightsError::Description`].
+    fn config(&self) -> Result<Option<NetworkConfig>, WeightsError> {
+        Ok(None)
+    }
 }
 
 impl WeightSource for SafeTensors<'_> {
@@ -77,7 +85,8 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
     /// Takes the weights of every parameter from `source`. Nothing changes unless everything fits.
     ///
     /// # Errors
-    /// [`ModelError::Weights`] with the first tensor that is missing, has another shape or has no place.
+    /// [`ModelError::Weights`] with the first tensor that is missing, has another shape or has no place, or with the
+    /// first key by which the source says that its network computes something else.
     pub fn load_weights(&mut self, source: &impl WeightSource) -> Result<LoadReport, ModelError> {
         self.load_except(source, |_, _| false)
     }
@@ -155,6 +164,9 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
             });
         }
         report.ignored = self.without_place(source)?;
+        if let Some(theirs) = source.config()? {
+            refuse_another_network(&theirs, self.config())?;
+        }
         Ok(Selection { taken, report })
     }
 
@@ -184,6 +196,58 @@ pub(crate) struct Selection {
     /// For every parameter its name and number type in the source, if it is taken from there.
     pub(crate) taken: Vec<Option<(String, FileType)>>,
     report: LoadReport,
+}
+
+/// Refuses weights of a network that computes something else from parameters of the same names and shapes.
+fn refuse_another_network(theirs: &NetworkConfig, ours: &NetworkConfig) -> Result<(), WeightsError> {
+    // Every key is named, so that a new one has to find its place.
+    let NetworkConfig {
+        heads,
+        branch_ends,
+        legacy_scaling,
+        // What the names and the shapes of the tensors show, as far as the network uses it.
+        width: _,
+        depth: _,
+        patch: _,
+        latent_channels: _,
+        mlp_ratio: _,
+        acceleration_width: _,
+        qk_norm: _,
+        vera: _,
+        // What may be another one in fine-tuning.
+        latent_size: _,
+        classes: _,
+        class_dropout: _,
+        alignment_width: _,
+        projector_width: _,
+    } = theirs;
+    let rule = |same: bool, key, found: String, expected: String| {
+        if same {
+            Ok(())
+        } else {
+            Err(WeightsError::Network { key, found, expected })
+        }
+    };
+    rule(
+        // 0: converted from weights that do not show them.
+        [0, ours.heads].contains(heads),
+        "model.heads",
+        heads.to_string(),
+        ours.heads.to_string(),
+    )?;
+    rule(
+        *branch_ends == ours.branch_ends,
+        "model.branch_ends",
+        format!("{branch_ends:?}"),
+        format!("{:?}", ours.branch_ends),
+    )?;
+    rule(
+        // Of one branch, or without the gap, there is nothing to clamp.
+        *legacy_scaling == ours.legacy_scaling || ours.branch_ends.is_empty() || !ours.vera.time_gap,
+        "model.legacy_scaling",
+        legacy_scaling.to_string(),
+        ours.legacy_scaling.to_string(),
+    )
 }
 
 /// Reads what was selected, one tensor in memory at a time; `values` are of the network's parameters, in their order.

@@ -246,11 +246,7 @@ pub(crate) fn write<E: Dtype, D: Operators<E>>(
 /// # Errors
 /// The file cannot be read, or its configuration is none.
 pub fn read_config(file: &Path) -> Result<Option<NetworkConfig>, CheckpointError> {
-    let opened = SafetensorsFile::open(file)?;
-    if !opened.metadata().contains_key("config") {
-        return Ok(None);
-    }
-    Ok(Some(config_of(&opened)?))
+    Ok(config_of(&SafetensorsFile::open(file)?)?)
 }
 
 /// A network of the given configuration with the weights of a safetensors file, which are read one tensor at a time.

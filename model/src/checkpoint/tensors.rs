@@ -7,6 +7,7 @@ use std::path::Path;
 use dfdx::prelude::{Dtype, HasShape};
 use safetensors::Dtype as FileType;
 
+use crate::config::NetworkConfig;
 use crate::convert::safetensors_file::write as write_safetensors;
 use crate::convert::{ConvertError, SafetensorsFile};
 use crate::error::WeightsError;
@@ -35,6 +36,10 @@ impl WeightSource for Below<'_> {
         names
             .filter_map(|name| name.strip_prefix(self.prefix).map(str::to_owned))
             .collect()
+    }
+
+    fn config(&self) -> Result<Option<NetworkConfig>, WeightsError> {
+        self.file.config()
     }
 }
 

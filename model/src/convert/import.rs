@@ -9,6 +9,7 @@ use super::weights::Weights;
 use super::{Options, Report, SingleHead, WeightSet};
 use crate::checkpoint::{write_whole, AdamWRecord, State, EMA_FILE, MODEL_FILE, OPTIMIZER_FILE};
 use crate::torch_pickle::{TensorData, TorchFile, Value};
+use crate::weights::WeightSource;
 use crate::NetworkConfig;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -78,8 +79,8 @@ impl Source {
         match self {
             Self::Safetensors(file) => Ok(Contents {
                 weights: Weights::from_safetensors(file)?,
-                description: match file.metadata().get("config") {
-                    Some(_) => Description::Config(Box::new(config_of(file)?)),
+                description: match config_of(file)? {
+                    Some(config) => Description::Config(Box::new(config)),
                     None => Description::Nothing,
                 },
                 step: file.metadata().get("step").and_then(|step| step.parse().ok()),
@@ -125,17 +126,10 @@ struct Contents<'a> {
     kind: String,
 }
 
-/// The configuration in a file's metadata, whose `heads` are 0 where it leaves them out.
-pub(crate) fn config_of(file: &SafetensorsFile) -> Result<NetworkConfig, ConvertError> {
-    let content = |problem: String| ConvertError::content(file.path(), problem);
-    let text = file
-        .metadata()
-        .get("config")
-        .ok_or_else(|| content("its metadata have no `config`".to_owned()))?;
-    let wrong = |error: serde_json::Error| content(format!("`config` in its metadata: {error}"));
-    let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(wrong)?;
-    fields.entry("heads").or_insert(json!(0));
-    serde_json::from_value(fields.into()).map_err(wrong)
+/// The configuration in a file's metadata, where it carries one; its `heads` are 0 where it leaves them out.
+pub(crate) fn config_of(file: &SafetensorsFile) -> Result<Option<NetworkConfig>, ConvertError> {
+    file.config()
+        .map_err(|error| ConvertError::content(file.path(), error.to_string()))
 }
 
 /// Weights with reference names, in our convention of time.

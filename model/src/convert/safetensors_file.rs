@@ -5,6 +5,7 @@ use super::error::ConvertError;
 use crate::error::WeightsError;
 use crate::torch_pickle::TensorData;
 use crate::weights::WeightSource;
+use crate::NetworkConfig;
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::Dtype;
 use serde_json::{json, Map, Value};
@@ -149,6 +150,18 @@ impl WeightSource for SafetensorsFile {
 
     fn names(&self) -> Vec<String> {
         self.tensors.keys().cloned().collect()
+    }
+
+    fn config(&self) -> Result<Option<NetworkConfig>, WeightsError> {
+        let Some(text) = self.metadata.get("config") else {
+            return Ok(None);
+        };
+        let wrong = |error: serde_json::Error| WeightsError::Description {
+            problem: error.to_string(),
+        };
+        let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(wrong)?;
+        fields.entry("heads").or_insert(json!(0));
+        serde_json::from_value(fields.into()).map(Some).map_err(wrong)
     }
 }
 

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use deepflow_model::checkpoint::{load_network, read_config, EMA_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE};
-use deepflow_model::convert::{convert, Options};
+use deepflow_model::convert::{convert, Options, SafetensorsFile};
 use deepflow_model::training::{LossSettings, OptimizerSettings, Trainer};
 use deepflow_model::{Network, NetworkConfig};
 use dfdx::prelude::Cpu;
@@ -119,6 +119,59 @@ fn a_checkpoint_that_does_not_fit_names_the_first_tensor_and_both_shapes() {
     std::fs::write(&file, b"short").unwrap();
     let error = trainer(6).resume(&folder).unwrap_err().to_string();
     assert!(error.contains("model.safetensors: not a safetensors file"), "{error}");
+}
+
+#[test]
+fn another_network_with_tensors_of_the_same_shapes_is_refused_by_the_key_that_differs() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("step-0000001");
+    let trainer_of = |config: &NetworkConfig| {
+        let network: Network<f32, Cpu> = Network::new(config.clone(), Cpu::default(), 5).unwrap();
+        let loss = LossSettings::published(config.branches());
+        Trainer::new(network, loss, OptimizerSettings::default(), 1, 0).unwrap()
+    };
+    // Normalised queries and keys would show the width of a head.
+    let ours = NetworkConfig {
+        qk_norm: false,
+        ..config()
+    };
+    trainer_of(&ours).save(&folder, &json!(null)).unwrap();
+    let file = folder.join(MODEL_FILE);
+    let others = [
+        (
+            NetworkConfig {
+                heads: 4,
+                ..ours.clone()
+            },
+            "model.heads = 2, expected 4",
+        ),
+        (
+            NetworkConfig {
+                branch_ends: vec![1, 2],
+                ..ours.clone()
+            },
+            "model.branch_ends = [1, 3], expected [1, 2]",
+        ),
+        (
+            NetworkConfig {
+                legacy_scaling: true,
+                ..ours
+            },
+            "model.legacy_scaling = false, expected true",
+        ),
+    ];
+    for (other, difference) in others {
+        let expected = format!("the weights are of a network with {difference} by the configuration");
+        let mut network: Network<f32, Cpu> = Network::new(other.clone(), Cpu::default(), 1).unwrap();
+        let error = network.start_from(&SafetensorsFile::open(&file).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let expected = format!("{}: {expected}", file.display());
+        let error = load_network::<f32, Cpu>(&file, other.clone(), Cpu::default()).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let mut trainer = trainer_of(&other);
+        assert_eq!(trainer.resume(&folder).unwrap_err().to_string(), expected);
+        assert_eq!(trainer.take_over(&folder).unwrap_err().to_string(), expected);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{bail, Context};
 use clap::Args;
+use deepflow_model::checkpoint;
 use deepflow_model::ops::{Matrix, Operators};
 use deepflow_model::patches::{PatchGrid, PatchOrder};
 use deepflow_model::{Network, NetworkConfig, Outputs};
@@ -63,11 +64,8 @@ impl Stage for ForwardArgs {
         let config = self.config.load(&[])?.model;
         let bytes = tensors::read(&self.input)?;
         let inputs = Inputs::read(&bytes, &config).with_context(|| self.input.display().to_string())?;
-        let weights = tensors::read(&self.weights)?;
         let outputs = on_device!(self.device.open(Rank::ALONE)?, device => {
-            let mut network: Network<f32, _> = Network::new(config.clone(), device, 0)?;
-            let mut load = || anyhow::Ok(network.load_weights(&SafeTensors::deserialize(&weights)?)?);
-            load().with_context(|| self.weights.display().to_string())?;
+            let network = checkpoint::load_network(&self.weights, config.clone(), device)?;
             named(&forward(&network, &inputs)?, &config, inputs.labels.len())
         });
         let views = outputs.iter().map(|tensor| {
