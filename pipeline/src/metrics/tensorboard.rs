@@ -75,7 +75,7 @@ pub struct EventFile {
 impl EventFile {
     /// Starts `events.out.tfevents.SECONDS.MICROSECONDS.PROCESS.deepflow` in `folder`, for a run that continues after
     /// `step`. TensorBoard forgets what earlier files say of later steps: a killed run had gone further than its last
-    /// checkpoint.
+    /// checkpoint, or had none yet.
     ///
     /// # Errors
     /// What the system says, with the path.
@@ -97,14 +97,12 @@ impl EventFile {
             file_version: Some("brain.Event:2".to_owned()),
             ..Event::default()
         })?;
-        if step > 0 {
-            events.write(&Event {
-                wall_time: wall_time(),
-                step: (step + 1).cast_signed(),
-                session_log: Some(SessionLog { status: 1 }),
-                ..Event::default()
-            })?;
-        }
+        events.write(&Event {
+            wall_time: wall_time(),
+            step: (step + 1).cast_signed(),
+            session_log: Some(SessionLog { status: 1 }),
+            ..Event::default()
+        })?;
         Ok(events)
     }
 
@@ -201,13 +199,8 @@ mod tests {
         assert_eq!(record(b"deepflow"), expected);
     }
 
-    #[test]
-    fn events_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut events = EventFile::continue_after(folder.path(), 6).unwrap();
-        events
-            .scalars(7, [("loss/total", 0.5), ("learning_rate", 1e-4)])
-            .unwrap();
+    /// The events of a file, whose frames are checked on the way.
+    fn read(events: &EventFile) -> Vec<Event> {
         let bytes = std::fs::read(events.path()).unwrap();
         let mut rest = &bytes[..];
         let mut read = Vec::new();
@@ -218,6 +211,17 @@ mod tests {
             read.push(Event::decode(data).unwrap());
             rest = &rest[16 + length..];
         }
+        read
+    }
+
+    #[test]
+    fn events_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = EventFile::continue_after(folder.path(), 6).unwrap();
+        events
+            .scalars(7, [("loss/total", 0.5), ("learning_rate", 1e-4)])
+            .unwrap();
+        let read = read(&events);
         assert_eq!(read[0].file_version.as_deref(), Some("brain.Event:2"));
         assert_eq!((read[1].step, read[1].session_log.as_ref().unwrap().status), (7, 1));
         assert_eq!(read[2].step, 7);
@@ -227,5 +231,16 @@ mod tests {
             ("loss/total", Some(0.5))
         );
         assert_eq!(values[1].simple_value, Some(1e-4));
+    }
+
+    #[test]
+    fn every_start_takes_back_what_was_said_of_the_steps_it_will_make() {
+        for done in [0, 6] {
+            let folder = tempfile::tempdir().unwrap();
+            let events = EventFile::continue_after(folder.path(), done).unwrap();
+            let start = &read(&events)[1];
+            let status = start.session_log.as_ref().map(|log| log.status);
+            assert_eq!((start.step, status), (done.cast_signed() + 1, Some(1)));
+        }
     }
 }

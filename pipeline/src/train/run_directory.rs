@@ -67,7 +67,7 @@ impl RunDirectory {
             _lock: lock,
         };
         if !started {
-            run.forget_the_data()?;
+            run.forget_the_start()?;
         }
         make_folder(&run.checkpoints_folder())?;
         make_folder(&run.samples_folder())?;
@@ -76,11 +76,18 @@ impl RunDirectory {
         Ok(run)
     }
 
-    /// Removes what a start that came to nothing recorded of its data.
-    fn forget_the_data(&self) -> anyhow::Result<()> {
-        for name in [DataRecord::FILE_NAME, CODEC_FILE] {
-            let path = self.root.join(name);
-            match fs::remove_file(&path) {
+    /// Removes what a start that came to nothing recorded of its data and reported of its steps; its numbers are taken
+    /// back where `metrics.jsonl` and the event file are opened.
+    fn forget_the_start(&self) -> anyhow::Result<()> {
+        let files = [
+            self.root.join(DataRecord::FILE_NAME),
+            self.root.join(CODEC_FILE),
+            self.bad_steps_file(),
+        ];
+        let removed = files.map(|file| (fs::remove_file(&file), file));
+        let samples = self.samples_folder();
+        for (removed, path) in removed.into_iter().chain([(fs::remove_dir_all(&samples), samples)]) {
+            match removed {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| path.display().to_string());
                 }
@@ -333,6 +340,34 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn a_start_without_a_checkpoint_leaves_nothing_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let reports = |run: &RunDirectory| {
+            [
+                run.bad_steps_file(),
+                run.samples_folder().join("step-0000020.png"),
+                run.root().join(DataRecord::FILE_NAME),
+            ]
+        };
+        let run = RunDirectory::open(folder.path(), &Config::default()).unwrap();
+        for file in reports(&run) {
+            fs::write(file, "").unwrap();
+        }
+        drop(run);
+        let run = RunDirectory::open(folder.path(), &Config::default()).unwrap();
+        for file in reports(&run) {
+            assert!(!file.exists(), "{}", file.display());
+            fs::write(file, "").unwrap();
+        }
+        assert!(run.samples_folder().is_dir());
+        // After a checkpoint the run goes on with what it has.
+        fs::create_dir(run.checkpoint(20)).unwrap();
+        drop(run);
+        let run = RunDirectory::open(folder.path(), &Config::default()).unwrap();
+        assert!(reports(&run).iter().all(|file| file.exists()));
+    }
+
     fn another_configuration_another_process_and_other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("run");
