@@ -293,15 +293,36 @@ fn a_range_of_shards_that_are_not_there() {
 /// Files may not grow beyond `kib`: every larger write fails as on a full disk.
 #[cfg(unix)]
 fn with_small_files(command: &std::process::Command, kib: u32) -> std::process::Output {
+    // The trap keeps SIGXFSZ from ending the program, so that the write itself fails.
+    after(&format!("trap '' XFSZ; ulimit -f {}", kib * 2), command)
+}
+
+/// The command in a shell that has done `preparation`.
+#[cfg(unix)]
+fn after(preparation: &str, command: &std::process::Command) -> std::process::Output {
     let mut line = vec![command.get_program().to_owned()];
     line.extend(command.get_args().map(ToOwned::to_owned));
-    // The trap keeps SIGXFSZ from ending the program, so that the write itself fails.
-    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kib * 2);
     std::process::Command::new("bash")
-        .args(["-c", &script, "bash"])
+        .args(["-c", &format!("{preparation}; exec \"$@\""), "bash"])
         .args(line)
         .output()
         .unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn more_threads_than_the_system_starts() {
+    let workshop = Workshop::new();
+    let encode = "--pictures @t10k-images-idx3-ubyte --grey --out @latents --threads 20000";
+    // Room for the stacks of a few hundred threads.
+    let output = after("ulimit -v 2000000", &workshop.stage("encode", encode));
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.starts_with("error: --threads is 20000, expected no more than the system starts: ")
+            && said.lines().count() == 1,
+        "{said}"
+    );
 }
 
 #[cfg(unix)]

@@ -1,5 +1,7 @@
 //! `--device` and `--threads`: where tensors live and how many threads compute.
 
+use std::error::Error;
+
 use deepflow_model::device::{AnyDevice, DeviceChoice, DeviceError};
 
 use crate::cli::UsageError;
@@ -29,15 +31,22 @@ impl ThreadArgs {
     /// Makes rayon's pool as large as asked.
     ///
     /// # Errors
-    /// [`UsageError`] for 0.
+    /// [`UsageError`] for 0, and for more than the system gives.
     pub fn start(self) -> Result<(), UsageError> {
         let Some(threads) = self.threads else { return Ok(()) };
         if threads == 0 {
             return Err(UsageError("--threads is 0, expected at least 1".to_owned()));
         }
-        // Fails only when a pool runs already (`demo` runs several stages): then the first size stays.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        Ok(())
+        match rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
+            Ok(()) => Ok(()),
+            Err(error) => match error.source() {
+                Some(reason) => Err(UsageError(format!(
+                    "--threads is {threads}, expected no more than the system starts: {reason}"
+                ))),
+                // A pool runs already (`demo` runs several stages): the first size stays.
+                None => Ok(()),
+            },
+        }
     }
 }
 
