@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use safetensors::tensor::TensorView;
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{program, stderr, Workshop};
 
@@ -140,6 +140,47 @@ fn forward_gives_the_golden_outputs_from_file_to_file() {
             "{}",
             stderr(&output)
         );
+    }
+}
+
+#[test]
+fn labels_that_are_no_class_are_refused() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    let floats = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|value| value.to_le_bytes()).collect() };
+    let (latent, time) = (floats(&[0.5; 64]), floats(&[0.5]));
+    let texts = [
+        "run/config.toml",
+        "run/checkpoints/step-0000007/ema.safetensors",
+        "in",
+        "out",
+    ];
+    let [config, weights, input, output] = texts.map(|name| workshop.text(name));
+    let arguments = ["forward", "--config", &config, "--weights", &weights];
+    let arguments = [&arguments[..], &["--input", &input, "--output", &output]].concat();
+    for (label, refused) in [
+        (2.0, None),
+        (-1.0, Some("-1")),
+        (2.5, Some("2.5")),
+        (f32::NAN, Some("NaN")),
+    ] {
+        let label = floats(&[label]);
+        let tensor = |shape: &[usize], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap();
+        let mut tensors = BTreeMap::from([("x".to_owned(), tensor(&[1, 1, 8, 8], &latent))]);
+        tensors.insert("y".to_owned(), tensor(&[1], &label));
+        for name in ["t0", "t1"] {
+            tensors.insert(name.to_owned(), tensor(&[1], &time));
+        }
+        write(Path::new(&input), &tensors);
+        let said = inspect(&arguments);
+        let Some(label) = refused else {
+            assert!(said.status.success(), "{}", stderr(&said));
+            continue;
+        };
+        assert_eq!(said.status.code(), Some(1), "{label}");
+        let expected = format!("in: tensor y holds the label {label}, expected whole numbers of at least 0");
+        assert!(stderr(&said).contains(&expected), "{}", stderr(&said));
     }
 }
 

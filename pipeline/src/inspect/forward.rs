@@ -99,9 +99,18 @@ impl Inputs {
         Ok(Self {
             latents: latents.into_iter().map(|value| value as f32).collect(),
             times,
-            labels: labels.into_iter().map(|label| label as usize).collect(),
+            labels: labels.into_iter().map(label).collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// A label from a file that may hold any number.
+fn label(number: f64) -> anyhow::Result<usize> {
+    let label = number as usize;
+    if label as f64 != number {
+        bail!("tensor y holds the label {number}, expected whole numbers of at least 0");
+    }
+    Ok(label)
 }
 
 fn named<D: Operators<f32>>(outputs: &Outputs<f32, D>, config: &NetworkConfig, batch: usize) -> Vec<Named> {
