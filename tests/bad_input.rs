@@ -164,7 +164,7 @@ fn shards_of_another_codec_or_size() {
     let line = workshop.refused("train", "--data @patches --out @run --steps 14", 1);
     assert_eq!(
         line,
-        "error: run: holds another run: its shards are of another codec than these"
+        "error: run: holds another run: codec.name of its shards is \"identity\", of these \"pca\""
     );
     fs::remove_file(workshop.path("patches/codec.safetensors")).unwrap();
     let line = workshop.refused("decode", "--shards @patches --out @pictures", 1);

@@ -214,32 +214,6 @@ impl Config {
     /// The first `section.key` on which the two differ, among those not in `ignored`, with both values.
     #[must_use]
     pub fn difference(&self, other: &Self, ignored: &[&str]) -> Option<(String, String, String)> {
-        fn first_difference(
-            path: &str,
-            here: &Value,
-            there: &Value,
-            ignored: &[&str],
-        ) -> Option<(String, String, String)> {
-            if here == there || ignored.contains(&path) {
-                return None;
-            }
-            let (Value::Object(ours), Value::Object(theirs)) = (here, there) else {
-                return Some((path.to_owned(), here.to_string(), there.to_string()));
-            };
-            let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
-            names.into_iter().find_map(|name| {
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                let (here, there) = (
-                    ours.get(name).unwrap_or(&Value::Null),
-                    theirs.get(name).unwrap_or(&Value::Null),
-                );
-                first_difference(&path, here, there, ignored)
-            })
-        }
         first_difference("", &self.to_json(), &other.to_json(), ignored)
     }
 
@@ -294,6 +268,29 @@ impl Config {
         })?;
         Ok(config)
     }
+}
+
+/// The first name below `path` on which two values differ, among those not in `ignored`, with both values.
+pub fn first_difference(path: &str, here: &Value, there: &Value, ignored: &[&str]) -> Option<(String, String, String)> {
+    if here == there || ignored.contains(&path) {
+        return None;
+    }
+    let (Value::Object(ours), Value::Object(theirs)) = (here, there) else {
+        return Some((path.to_owned(), here.to_string(), there.to_string()));
+    };
+    let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    names.into_iter().find_map(|name| {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        let (here, there) = (
+            ours.get(name).unwrap_or(&Value::Null),
+            theirs.get(name).unwrap_or(&Value::Null),
+        );
+        first_difference(&path, here, there, ignored)
+    })
 }
 
 /// What the deserialiser says, without the names of Rust's types and without the key, which the message begins with.

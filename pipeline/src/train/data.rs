@@ -13,9 +13,10 @@ use deepflow_datasets::{
 use deepflow_model::training::{Batch, SamplePlace};
 use deepflow_model::NetworkConfig;
 use serde::{Deserialize, Serialize};
+use serde_json::{json, Map, Value};
 
 use crate::cli::UsageError;
-use crate::config::{Config, DataConfig, LastBatch, OnError, Shuffle};
+use crate::config::{first_difference, Config, DataConfig, LastBatch, OnError, Shuffle};
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::rank::Rank;
@@ -69,9 +70,9 @@ impl DataRecord {
             return write_atomically(&root.join(Self::FILE_NAME), &serde_json::to_vec_pretty(self)?);
         }
         let before = Self::read(root)?;
-        if before.codec != self.codec {
+        if let Some((key, found, expected)) = first_difference("", &self.content(), &before.content(), &[]) {
             bail!(
-                "{}: holds another run: its shards are of another codec than these",
+                "{}: holds another run: {key} of its shards is {expected}, of these {found}",
                 root.display()
             );
         }
@@ -86,14 +87,13 @@ impl DataRecord {
                 );
             }
         }
-        if (before.samples, &before.classes) != (self.samples, &self.classes) {
-            let (found, expected) = (self.samples, before.samples);
-            bail!(
-                "{}: holds another run: it has {expected} samples, these shards have {found}",
-                root.display()
-            );
-        }
         Ok(())
+    }
+
+    /// What has to stay the same, by name; classes by their index.
+    fn content(&self) -> Value {
+        let classes = self.classes.iter().map(|class| (class.index.to_string(), json!(class)));
+        json!({ "samples": self.samples, "codec": self.codec, "classes": classes.collect::<Map<_, _>>() })
     }
 }
 
@@ -263,7 +263,7 @@ pub fn shift_factor(codec: &Codec) -> f64 {
     codec
         .settings
         .get("shift_factor")
-        .and_then(serde_json::Value::as_f64)
+        .and_then(Value::as_f64)
         .unwrap_or(0.0)
 }
 
@@ -306,5 +306,47 @@ pub fn loader_config(config: &Config, rank: Rank, dataset: &Dataset) -> LoaderCo
             OnError::Skip => datasets::OnError::Skip,
         },
         ..LoaderConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn other_shards_are_refused_by_what_differs() {
+        let class = |index, name: &str| Class {
+            index,
+            name: name.to_owned(),
+            label: None,
+        };
+        let record = DataRecord {
+            samples: 1000,
+            codec: None,
+            classes: vec![class(0, "cat"), class(1, "dog")],
+            order: None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        record.keep(folder.path()).unwrap();
+        record.keep(folder.path()).unwrap();
+        let mut renamed = record.clone();
+        renamed.classes[1] = class(1, "fox");
+        let mut fewer = record.clone();
+        fewer.classes.pop();
+        let mut more = record;
+        more.samples += 1;
+        for (other, expected) in [
+            (renamed, r#"classes.1.name of its shards is "dog", of these "fox""#),
+            (
+                fewer,
+                r#"classes.1 of its shards is {"index":1,"name":"dog"}, of these null"#,
+            ),
+            (more, "samples of its shards is 1000, of these 1001"),
+        ] {
+            let error = other.keep(folder.path()).unwrap_err().to_string();
+            let expected = format!("{}: holds another run: {expected}", folder.path().display());
+            assert_eq!(error, expected);
+        }
     }
 }
