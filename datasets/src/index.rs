@@ -15,7 +15,7 @@ const VERSION: u64 = 1;
 /// How the latents were made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Codec {
-    /// The codec's name, for example `autoencoder_kl` or `pca`.
+    /// The codec's name, for example `autoencoder-kl` or `pca`.
     pub name: String,
     /// SHA-256 of the codec's weights file, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
