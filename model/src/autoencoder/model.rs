@@ -147,8 +147,8 @@ impl AutoencoderKl {
         Ok(self.posterior(&moments, shape))
     }
 
-    /// [`encode`](Self::encode) of several pictures, one after the other in memory: on a GPU a few at once, on the processor
-    /// one by one.
+    /// [`encode`](Self::encode) of several pictures, one after the other in memory: on a GPU four at once, on the processor
+    /// one by one, so that memory does not grow with their number.
     ///
     /// # Errors
     /// As [`encode`](Self::encode), when the pictures are not a whole number of them.
@@ -206,8 +206,8 @@ impl AutoencoderKl {
         self.network.decode(latent, shape)
     }
 
-    /// [`decode`](Self::decode) of several latents, one after the other in memory: on a GPU a few at once, on the processor
-    /// one by one.
+    /// [`decode`](Self::decode) of several latents, one after the other in memory: on a GPU four at once, on the processor
+    /// one by one, so that memory does not grow with their number.
     ///
     /// # Errors
     /// When the latents are not a whole number of them.
@@ -227,7 +227,7 @@ impl AutoencoderKl {
         Ok(pictures)
     }
 
-    /// How many pictures make good use of the device.
+    /// How many pictures make good use of the device: more are computed so many at a time.
     pub fn preferred_batch(&self) -> usize {
         self.network.preferred_batch()
     }

@@ -37,7 +37,8 @@ pub use result::{Measurement, Timer};
 pub struct BenchArgs {
     /// What to time
     what: What,
-    /// Samples in a step [default: 16; 256 for the loader; for encode and decode what suits the codec]
+    /// Samples in a step, however many of them a codec computes at once [default: 16; 256 for the loader; for encode and
+    /// decode what suits the codec]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
     /// Steps to time, after one to warm up
