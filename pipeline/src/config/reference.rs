@@ -4,11 +4,16 @@
 /// `configs/all-keys.toml`. A test holds it to the defaults of [`Config`](super::Config).
 pub const ALL_KEYS: &str = include_str!("../../../configs/all-keys.toml");
 
-/// Examples and, below them, the keys of `sections` with their defaults, one a line.
+/// Examples and, below them, the keys that a stage reads with their defaults, one a line. `read` names them, or whole
+/// sections.
 #[must_use]
-pub fn long_help(examples: &str, sections: &[&str]) -> String {
+pub fn long_help(examples: &str, read: &[&str]) -> String {
+    let is_read = |key: &Key<'_>| {
+        let section = key.section.split('.').next().unwrap_or(key.section);
+        read.contains(&section) || read.contains(&format!("{}.{}", key.section, key.name).as_str())
+    };
     let keys: String = keys(ALL_KEYS)
-        .filter(|key| sections.contains(&key.section.split('.').next().unwrap_or(key.section)))
+        .filter(is_read)
         .map(|key| match key.default {
             Some(value) => format!("  {}.{} = {value}\n", key.section, key.name),
             None => format!("  {}.{} (no default)\n", key.section, key.name),
@@ -103,6 +108,11 @@ mod tests {
         );
         assert!(
             !help.contains("train.") && help.ends_with("output.sheet_columns = 10"),
+            "{help}"
+        );
+        let help = long_help("", &["codec.weights", "output.format"]);
+        assert!(
+            help.ends_with(":\n  codec.weights (no default)\n  output.format = \"folders\""),
             "{help}"
         );
         assert!(long_help("", &["model"]).contains("  model.vera.acceleration = true\n"));

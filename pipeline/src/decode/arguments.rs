@@ -21,6 +21,16 @@ Examples:
   deepflow decode --shards generated --out for-adm --weights sd-vae-ft-ema --set output.format=npz
   deepflow decode --shards latents --out what-the-codec-keeps --shard-range 0..1";
 
+/// What of the configuration this stage reads.
+const KEYS: [&str; 6] = [
+    "codec.weights",
+    "codec.batch",
+    "codec.precision",
+    "codec.tf32",
+    "output.format",
+    "output.sheet_columns",
+];
+
 /// Turn shards of latents into pictures
 ///
 /// Reads generated latents, or encoded ones (then the posterior mean is decoded), with the codec their index names, and
@@ -30,7 +40,7 @@ Examples:
 /// their launcher's variables. The codec autoencoder-kl runs on a GPU where there is one; codec.batch, codec.precision and
 /// codec.tf32 say how.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["output"]))]
+#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &KEYS))]
 pub struct DecodeArgs {
     /// Folder of latent shards with their index.json
     #[arg(long, value_name = "DIR")]

@@ -25,6 +25,9 @@ Examples:
   deepflow train --config configs/laptop.toml --data latents --out runs/fast --steps 2000 --set train.learning_rate=3e-4
   deepflow train --data flowers --out runs/flowers --set model.classes=5 --set train.start_from=runs/first";
 
+/// What of the configuration this stage reads: whole sections, and where the codec of its sample pictures lies.
+const KEYS: [&str; 6] = ["data", "model", "train", "loss", "codec.weights", "sample"];
+
 /// Train a network on latent shards
 ///
 /// Writes a run directory: config.toml (the resolved configuration), metrics.jsonl and TensorBoard events, samples/ with
@@ -32,7 +35,7 @@ Examples:
 /// checkpoint and exits with 130; the same command continues, and the result is the same to the last bit as without the
 /// stop. train.steps may be raised to train longer (with a constant learning rate).
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["data", "model", "train", "loss", "sample"]))]
+#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &KEYS))]
 pub struct TrainArgs {
     /// Folder of latent shards, as encode writes it, or its address: s3://, gs://, az://, https:// (data.shards)
     #[arg(short, long, value_name = "FOLDER")]
