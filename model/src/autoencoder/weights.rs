@@ -73,7 +73,7 @@ impl Weights {
         }
     }
 
-    /// A convolution that keeps the picture's size.
+    /// A convolution of this shape with its bias.
     pub(super) fn convolution<B: Backend>(
         &mut self,
         backend: &B,

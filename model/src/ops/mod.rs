@@ -395,7 +395,8 @@ pub trait Operators<E: Dtype>: Device<E> {
         plain::weighted_sum(self, tape, terms)
     }
 
-    /// Sum of the squares of a parameter's gradient, accumulated in f64.
+    /// Sum of the squares of a parameter's gradient. The processor adds in f64; a GPU adds parts of it in f32, and the
+    /// parts in f64.
     fn gradient_square_sum(
         &self,
         gradients: &mut Gradients<E, Self>,
