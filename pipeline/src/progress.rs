@@ -67,14 +67,6 @@ impl Progress {
         self.show(&mut state);
     }
 
-    /// The total turned out to be another.
-    pub fn set_total(&self, total: u64) {
-        self.lock().total = total;
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-        }
-    }
-
     /// What to say beside the numbers, such as the loss.
     pub fn note(&self, note: impl Into<String>) {
         let mut state = self.lock();

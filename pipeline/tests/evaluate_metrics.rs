@@ -92,7 +92,6 @@ fn golden_numbers() {
         case.check("frechet_real_fake", distance(&real_fit, &fake_fit), 1e-6);
         case.check("frechet_real_fake", distance(&fake_fit, &real_fit), 1e-6);
         case.check("frechet_real_few", distance(&real_fit, &few_fit), 1e-3);
-        assert_eq!(few_fit.is_rank_deficient(), Some(few.len() <= few.width));
         let rank = |fit: &Gaussian| frechet_distance(fit, &real_fit).unwrap().first_rank;
         assert_eq!([rank(&few_fit), rank(&real_fit)], [few.len() - 1, real.width]);
 

@@ -58,8 +58,7 @@ pub enum Purpose {
     SamplerStep = 10,
     /// Initial values of parameters.
     Initialization = 11,
-    /// Labels drawn for generated samples.
-    Label = 12,
+    // 12 is free.
     /// Synthetic data of benchmarks and tests.
     Synthetic = 13,
     /// A split of data into parts.

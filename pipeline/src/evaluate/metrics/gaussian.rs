@@ -119,9 +119,4 @@ impl Gaussian {
     pub fn width(&self) -> usize {
         self.mean.len()
     }
-
-    /// Whether there were too few vectors for a covariance of full rank; `None` when the number is unknown.
-    pub fn is_rank_deficient(&self) -> Option<bool> {
-        self.count.map(|count| count <= self.width() as u64)
-    }
 }
