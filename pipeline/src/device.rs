@@ -84,6 +84,7 @@ pub fn check_precision(device: &AnyDevice, precision: Precision, key: &str) -> R
         _ => Ok(()),
     }
 }
+
 /// Runs an expression with the opened device, whichever type it has.
 #[macro_export]
 macro_rules! on_device {
