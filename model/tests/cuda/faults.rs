@@ -29,14 +29,12 @@ fn on_emulation() -> bool {
     std::env::var_os("DEEPFLOW_CUDA_TESTS").is_none() && device().is_some()
 }
 
-fn test_of(file: &str) -> &'static str {
+/// The tests of which one has to notice a missing barrier.
+fn tests_of(file: &str) -> &'static [&'static str] {
     match file {
-        "attention.cu" => "operators::attention",
-        "group_norm.cu" => "convolution::group_norms",
-        "layer_norm.cu" => "operators::plain_and_affine_layer_norm",
-        "reduce.cu" => "operators::linear",
-        "residual.cu" => "operators::gated_residual",
-        "common.cuh" => "operators::losses",
+        "attention.cu" => &["operators::attention"],
+        "group_norm.cu" => &["convolution::group_norms"],
+        "common.cuh" => &["operators::losses", "operators::gated_residual"],
         other => panic!("{other} has a barrier and no test to notice its absence"),
     }
 }
@@ -52,7 +50,8 @@ fn each_removed_barrier_is_noticed() {
         for barrier in ["__syncthreads();", "__syncwarp();"] {
             for occurrence in 0..text.matches(barrier).count() {
                 let fault = format!("{file}|{barrier}||{occurrence}");
-                assert!(!survives(&fault, test_of(&file)), "nothing notices: {fault}");
+                let noticed = tests_of(&file).iter().any(|test| !survives(&fault, test));
+                assert!(noticed, "nothing notices: {fault}");
                 removed += 1;
             }
         }

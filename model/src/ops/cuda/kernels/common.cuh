@@ -1,4 +1,4 @@
-// What every kernel file shares: precisions, and sums over a warp and a block.
+// What every kernel file shares: precisions, and sums over a warp, a block and the columns of one.
 //
 // Tensors hold float or __half; everything is computed in float. A kernel is a template over the element type,
 // instantiated under the names NAME_f32 and NAME_f16, which is how the launch layer finds it.
@@ -58,4 +58,16 @@ __device__ inline float block_sum(float value) {
     if (lane == 0) of_warp[warp] = value;
     __syncthreads();
     return warp_sum(lane < (int)blockDim.x / WARP ? of_warp[lane] : 0.0f);
+}
+
+// Threads that share a column in kernels that sum columns; their blocks are (32, 8).
+constexpr int COLUMN_LANES = 8;
+
+// Sum over the lanes of a column, known to all of them. Needs a barrier before `of_lane` is used again.
+__device__ inline float column_sum(float (*of_lane)[WARP], float value) {
+    of_lane[threadIdx.y][threadIdx.x] = value;
+    __syncthreads();
+    float sum = 0.0f;
+    for (int lane = 0; lane < COLUMN_LANES; ++lane) sum += of_lane[lane][threadIdx.x];
+    return sum;
 }

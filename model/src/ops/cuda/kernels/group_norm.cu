@@ -2,17 +2,6 @@
 // (convolution.cu). Maps are (pictures, pixels, channels). Means and deviations are taken chunk by chunk and merged.
 #include "common.cuh"
 
-constexpr int COLUMN_LANES = 8;
-
-// Sum over the lanes of a column, known to all of them. Needs a barrier before `of_lane` is used again.
-__device__ inline float column_sum(float (*of_lane)[WARP], float value) {
-    of_lane[threadIdx.y][threadIdx.x] = value;
-    __syncthreads();
-    float sum = 0.0f;
-    for (int lane = 0; lane < COLUMN_LANES; ++lane) sum += of_lane[lane][threadIdx.x];
-    return sum;
-}
-
 // Grid (channels/32, chunks, pictures), blocks (32, 8): mean and sum of squared deviations of every channel over one chunk
 // of pixels, to `partial` (pictures, chunks, 2, channels).
 template <typename T>

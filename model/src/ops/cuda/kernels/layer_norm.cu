@@ -90,18 +90,16 @@ __device__ inline void backward_input(const T *x, Transform transform, const flo
     }
 }
 
-// Sums of dout and dout·x̂ over rows first, first+1, … last-1, a column for each threadIdx.x, rows shared out over
-// threadIdx.y; the result is known to the threads with threadIdx.y = 0. Blocks are (32, 8).
-constexpr int COLUMN_LANES = 8;
-
 struct ColumnSums {
     float plain, normal;
 };
 
+// Sums of dout and dout·x̂ over rows first, first+1, … last-1, a column for each threadIdx.x, rows shared out over
+// threadIdx.y; known to all of them. Blocks are (32, 8).
 template <typename T>
 __device__ inline ColumnSums sum_columns(const T *x, const float *mean, const float *inverse_std,
                                          const T *out_gradient, Rows shape, int first, int last, int column) {
-    __shared__ ColumnSums of_lane[COLUMN_LANES][WARP];
+    __shared__ float of_lane[2][COLUMN_LANES][WARP];
     ColumnSums sums = {0.0f, 0.0f};
     if (column < shape.width)
         for (int row = first + threadIdx.y; row < last; row += COLUMN_LANES) {
@@ -110,14 +108,7 @@ __device__ inline ColumnSums sum_columns(const T *x, const float *mean, const fl
             sums.plain += gradient;
             sums.normal += gradient * (to_float(x[at]) - mean[row]) * inverse_std[row];
         }
-    of_lane[threadIdx.y][threadIdx.x] = sums;
-    __syncthreads();
-    if (threadIdx.y == 0)
-        for (int other = 1; other < COLUMN_LANES; ++other) {
-            sums.plain += of_lane[other][threadIdx.x].plain;
-            sums.normal += of_lane[other][threadIdx.x].normal;
-        }
-    return sums;
+    return {column_sum(of_lane[0], sums.plain), column_sum(of_lane[1], sums.normal)};
 }
 
 // Grid (columns/32, batch): the gradients of one sample's shift and scale, summed over its tokens in a fixed order.

@@ -1,8 +1,6 @@
 // Sums in a fixed order (no atomics: the same numbers at every run): over columns, over everything.
 #include "common.cuh"
 
-constexpr int COLUMN_LANES = 8;
-
 // Grid (columns/32, chunks), blocks (32, 8): column sums of one chunk of rows into `partial` (chunks, columns).
 template <typename T>
 __device__ inline void sum_columns(const T *x, float *partial, int rows, int columns) {
@@ -14,10 +12,8 @@ __device__ inline void sum_columns(const T *x, float *partial, int rows, int col
     if (column < columns)
         for (int row = first + threadIdx.y; row < last; row += COLUMN_LANES)
             sum += to_float(x[(size_t)row * columns + column]);
-    of_lane[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
+    sum = column_sum(of_lane, sum);
     if (threadIdx.y != 0 || column >= columns) return;
-    for (int other = 1; other < COLUMN_LANES; ++other) sum += of_lane[other][threadIdx.x];
     partial[(size_t)blockIdx.y * columns + column] = sum;
 }
 

@@ -2,8 +2,6 @@
 // of the modulation (batch, stride).
 #include "common.cuh"
 
-constexpr int COLUMN_LANES = 8;
-
 template <typename T>
 __device__ inline void forward(const T *x, const T *modulation, const T *y, T *out, size_t length, int width,
                                int tokens, int stride, int gate) {
@@ -32,10 +30,8 @@ __device__ inline void backward(const T *modulation, const T *y, const T *out_gr
             sum += gradient * to_float(y[at]);
         }
     }
-    of_lane[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
+    sum = column_sum(of_lane, sum);
     if (threadIdx.y != 0 || column >= width) return;
-    for (int other = 1; other < COLUMN_LANES; ++other) sum += of_lane[other][threadIdx.x];
     accumulate(modulation_gradient + at_gate, sum);
 }
 
