@@ -23,6 +23,7 @@ mod precision;
 mod product;
 mod profile;
 mod residual;
+mod step_controller;
 mod tensor;
 mod upload;
 
@@ -31,7 +32,8 @@ pub use context::{ordinal, prepare, set_tensor_float_32};
 pub use diffusion::{fill_normal, mix_patches};
 pub use event::{mark, Mark};
 pub use half::f16;
-pub use optimizer::{LossScaling, MasterParameter, MasterState, StepController, StepEntry, UpdateRule};
+pub use optimizer::{MasterParameter, MasterState, UpdateRule};
 pub use precision::{cast, Precision};
 pub use profile::{device_name, memory, profile, DeviceMemory, KernelTime, Profile, Work};
+pub use step_controller::{LossScaling, StepController, StepEntry};
 pub use upload::Upload;

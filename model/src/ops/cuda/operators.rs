@@ -10,7 +10,7 @@ use super::activation::Activation;
 use super::layer_norm::Affine;
 use super::optimizer::Parts;
 use super::tensor::{address, pointer};
-use super::{activation, attention, embedding, layer_norm, linear, loss, optimizer, residual};
+use super::{activation, attention, embedding, layer_norm, linear, loss, optimizer, residual, step_controller};
 use crate::ops::{AdamWStep, AffineNorm, Matrix, Modulation, Operators, ParameterState, Scalar, Vector};
 
 type Result<T> = std::result::Result<T, dfdx::tensor::CudaError>;
@@ -235,7 +235,7 @@ macro_rules! fused_operators {
             parameter: &Vector<$E, Self>,
         ) -> Result<f64> {
             let gradient = address::<$E>(gradients.get_or_alloc_mut(parameter)?);
-            optimizer::host_sum_of_squares::<$E>(self, gradient, parameter.shape().0)
+            step_controller::host_sum_of_squares::<$E>(self, gradient, parameter.shape().0)
         }
     };
 }
