@@ -1,3 +1,5 @@
+//! From a latent to a picture.
+
 use super::backend::Backend;
 use super::blocks::{Level, MiddleBlock, ResnetBlock};
 use super::weights::Weights;

@@ -1,3 +1,5 @@
+//! From a picture to the posterior's mean and log-variance.
+
 use super::backend::Backend;
 use super::blocks::{downsampling, Level, MiddleBlock, ResnetBlock};
 use super::weights::Weights;

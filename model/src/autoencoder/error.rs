@@ -1,3 +1,5 @@
+//! Why an autoencoder cannot be loaded or used.
+
 use std::io;
 use std::path::PathBuf;
 

@@ -1,3 +1,5 @@
+//! An autoencoder as its users hold it: pictures to posteriors, and latents to pictures.
+
 use std::path::Path;
 
 use dfdx::tensor::Cpu;

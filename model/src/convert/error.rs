@@ -1,3 +1,5 @@
+//! Why weights cannot be converted.
+
 use crate::checkpoint::FolderError;
 use crate::torch_pickle::TorchFileError;
 use std::io;

@@ -1,3 +1,5 @@
+//! Why Inception-v3 cannot be loaded or run.
+
 use crate::convert::ConvertError;
 use crate::ops::conv::ConvolutionError;
 use std::path::PathBuf;

@@ -1,3 +1,5 @@
+//! A constant of the formulas in the precision of the tensors.
+
 use dfdx::dtypes::Dtype;
 
 /// A constant of the formulas in the precision of the tensors.

@@ -1,3 +1,5 @@
+//! Why a torch file is refused.
+
 use std::io;
 use std::path::PathBuf;
 

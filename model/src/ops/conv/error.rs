@@ -1,3 +1,5 @@
+//! Why a convolution, pool or norm is refused.
+
 use thiserror::Error;
 
 /// Why a convolution, pool or norm was refused. One line: what, what was found, what was expected.

@@ -1,3 +1,5 @@
+//! What a tensor on the GPU may hold: f32 or f16.
+
 use cudarc::cublas::sys::cudaDataType;
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use dfdx::dtypes::Dtype;

@@ -1,3 +1,5 @@
+//! Activations on the tape, with hand-written gradients.
+
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};
 
 use super::access::{contiguous, matrix, Values};

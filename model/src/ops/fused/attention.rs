@@ -1,3 +1,5 @@
+//! Attention on the tape: of tokens over themselves and over those of another matrix, with hand-written gradients.
+
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};
 
 use super::access::{contiguous, matrix, Values};

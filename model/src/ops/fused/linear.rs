@@ -1,3 +1,5 @@
+//! Linear layers on the tape, with an activation in front of them and hand-written gradients.
+
 use std::ops::Range;
 
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};

@@ -1,3 +1,5 @@
+//! The losses (network spec §4) on the tape, with hand-written gradients.
+
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape, TensorFromVec};
 
 use super::access::{contiguous, Values};

@@ -1,3 +1,5 @@
+//! A linear layer behind a modulated norm, which the backward pass computes again instead of keeping it.
+
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};
 
 use super::access::{contiguous, contiguous_vector, matrix, taken, Values};

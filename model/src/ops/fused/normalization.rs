@@ -1,3 +1,5 @@
+//! LayerNorms of every kind on the tape: plain, affine, modulated and of heads, with hand-written gradients.
+
 use dfdx::prelude::{Cpu, CpuError, Gradients, HasShape, Tape};
 
 use super::access::{contiguous, contiguous_vector, matrix, Values};

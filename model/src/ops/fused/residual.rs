@@ -1,3 +1,5 @@
+//! Sums, gated sums, columns side by side and rows of a table on the tape, with hand-written gradients.
+
 use dfdx::prelude::{Cpu, CpuError, HasShape, Tape};
 
 use super::access::{contiguous, matrix, Values};

@@ -1,3 +1,5 @@
+//! SiLU and GELU.
+
 use dfdx::prelude::{Device, Dtype, Tape, TryMul};
 
 use super::record::record;

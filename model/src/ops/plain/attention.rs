@@ -1,3 +1,5 @@
+//! Attention head by head, and the norm of its queries and keys.
+
 use dfdx::prelude::{Axes4, Axis, Device, Dtype, HasShape, PermuteTo, ReshapeTo, Tape, Tensor, TryMatMul, TryMul};
 
 use super::normalization::layer_norm;

@@ -1,3 +1,5 @@
+//! Positions, classes and times as features (network spec §2).
+
 use dfdx::prelude::{Axis, BroadcastTo, Device, Dtype, GatherTo, HasShape, ReshapeTo, Tape, TryAdd};
 
 use super::record::record;

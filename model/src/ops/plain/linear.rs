@@ -1,3 +1,5 @@
+//! Linear layers, whole or a range of their outputs.
+
 use std::ops::Range;
 
 use dfdx::prelude::{Axes2, Axis, BroadcastTo, Device, Dtype, HasShape, PermuteTo, Tape, TryAdd, TryMatMul, TryMul};

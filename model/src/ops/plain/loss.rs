@@ -1,3 +1,5 @@
+//! The losses (network spec §4).
+
 use dfdx::prelude::{
     Axis, BroadcastTo, Device, Dtype, HasShape, MeanTo, NoneTape, Rank0, ReshapeTo, SumTo, Tape, TryAdd, TryDiv,
     TryMul, TrySub,

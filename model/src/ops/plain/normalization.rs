@@ -1,3 +1,5 @@
+//! LayerNorms: plain, affine and modulated.
+
 use dfdx::prelude::{Axis, BroadcastTo, Device, Dtype, HasShape, ReshapeTo, Tape, TryAdd, TryMul};
 
 use super::record::record;

@@ -1,3 +1,5 @@
+//! The norm for clipping, and AdamW with the moving average of the weights (network spec §6).
+
 use dfdx::prelude::{Device, Dtype, Gradients, TryAdd, TryDiv, TryMul, TrySub};
 
 use crate::ops::{scalar, AdamWStep, ParameterState, Vector};

@@ -1,3 +1,5 @@
+//! Sums, gated sums, and columns side by side or apart.
+
 use dfdx::prelude::{Axis, BroadcastTo, Device, Dtype, HasShape, ReshapeTo, Tape, TryAdd, TryConcatAlong, TryMul};
 
 use super::record::record;
