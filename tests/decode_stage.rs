@@ -41,24 +41,29 @@ fn plan(side: usize) -> DatasetPlan {
 
 /// Sample `i` is a plain picture of the colour (i, 2i, 3i), of class i % 2.
 fn write_latents(folder: &Path, samples: usize) {
-    let writer = DatasetWriter::create(folder, plan(SIDE)).unwrap();
-    let shards = samples.div_ceil(SAMPLES_A_SHARD);
-    for shard in 0..shards {
+    let all: Vec<Sample> = (0..samples).map(|i| latent(&format!("{i:08}"), i)).collect();
+    write_shards(folder, plan(SIDE), &all.chunks(SAMPLES_A_SHARD).collect::<Vec<_>>());
+}
+
+fn write_shards(folder: &Path, plan: DatasetPlan, shards: &[&[Sample]]) {
+    let writer = DatasetWriter::create(folder, plan).unwrap();
+    for (shard, samples) in shards.iter().enumerate() {
         let mut tar = writer.begin_shard(shard).unwrap();
-        for i in shard * SAMPLES_A_SHARD..samples.min((shard + 1) * SAMPLES_A_SHARD) {
-            let latent: Vec<f32> = colour(i)
-                .iter()
-                .flat_map(|&byte| vec![f32::from(byte) / 127.5 - 1.0; SIDE * SIDE])
-                .collect();
-            let sample = Sample::new(format!("{i:08}"))
-                .with_array("latent.npy", &latent, &[3, SIDE, SIDE], Dtype::F32)
-                .unwrap()
-                .with_class(i as u32 % 2);
-            tar.write(&sample).unwrap();
+        for sample in *samples {
+            tar.write(sample).unwrap();
         }
         tar.finish().unwrap();
     }
-    writer.finish(shards).unwrap();
+    writer.finish(shards.len()).unwrap();
+}
+
+fn latent(key: &str, i: usize) -> Sample {
+    let values: Vec<f32> = colour(i)
+        .iter()
+        .flat_map(|&byte| vec![f32::from(byte) / 127.5 - 1.0; SIDE * SIDE])
+        .collect();
+    let sample = Sample::new(key).with_array("latent.npy", &values, &[3, SIDE, SIDE], Dtype::F32);
+    sample.unwrap().with_class(i as u32 % 2)
 }
 
 fn colour(i: usize) -> [u8; 3] {
@@ -204,6 +209,23 @@ fn shared_and_continued_work_gives_the_same_files() {
             .assert()
             .success();
         assert_eq!(files(&whole), files(&continued), "{format}");
+    }
+}
+
+/// encode leaves such shards where none of a shard's sources could be read.
+#[test]
+fn a_shard_without_samples_stops_no_format() {
+    for format in ["folders", "tar", "npz"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+        write_shards(&latents, plan(SIDE), &[&[latent("a", 1)], &[], &[latent("b", 2)]]);
+        let format = format!("output.format={format}");
+        decode_command(&latents, &out, &["--set", &format]).assert().success();
+        assert!(!out.join(".work").exists(), "{format}");
+        if format.ends_with("tar") {
+            let empty = ShardReader::open(&out.join("images-000001.tar"), Limits::default()).unwrap();
+            assert_eq!(empty.count(), 0);
+        }
     }
 }
 

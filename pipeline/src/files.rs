@@ -106,6 +106,17 @@ pub fn make_folder(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| path.display().to_string())
 }
 
+/// Removes a folder with everything in it; one that is not there is removed already.
+///
+/// # Errors
+/// What the system says, with the path.
+pub fn remove_folder(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| path.display().to_string()),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a folder with files of others, so that nothing lands among them: hidden ones may be there, and those whose names
 /// are `ours`. A folder that does not exist yet is fine.
 ///

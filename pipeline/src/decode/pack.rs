@@ -12,7 +12,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::places::Places;
-use crate::files::partial_name;
+use crate::files::{partial_name, remove_folder};
 
 /// Packs the pictures of a shard as a WebDataset tar, each with its class, in the order of the latents.
 pub(super) fn tar(shards: &Path, places: &Places, shard: usize) -> anyhow::Result<()> {
@@ -30,8 +30,8 @@ pub(super) fn tar(shards: &Path, places: &Places, shard: usize) -> anyhow::Resul
         tar.write(&packed)?;
     }
     tar.finish()?;
-    let work = places.shard_work(shard);
-    fs::remove_dir_all(&work).with_context(|| work.display().to_string())
+    // A shard without samples has made none.
+    remove_folder(&places.shard_work(shard))
 }
 
 /// Packs all pictures as `arr_0`, uint8 (N, H, W, 3), in the order of the latents: the array the ADM evaluator reads.

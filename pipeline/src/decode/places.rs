@@ -1,13 +1,11 @@
 //! Where the pictures of a sample go, and what is kept while the work is not done.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use deepflow_datasets::Index;
 
 use crate::config::OutputFormat;
-use crate::files::{make_folder, sync_folder, write_atomically};
+use crate::files::{make_folder, remove_folder, sync_folder, write_atomically};
 
 /// Up to this many samples, class folders need no further folders below them.
 const FLAT_UP_TO: u64 = 10_000;
@@ -108,13 +106,7 @@ impl Places {
 
     /// Removes what was only kept while the work was not done.
     pub(super) fn remove_work(&self) -> anyhow::Result<()> {
-        let work = self.work();
-        match fs::remove_dir_all(&work) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| work.display().to_string())
-            }
-            _ => Ok(()),
-        }
+        remove_folder(&self.work())
     }
 
     fn work(&self) -> PathBuf {
