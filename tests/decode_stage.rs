@@ -229,6 +229,34 @@ fn a_shard_without_samples_stops_no_format() {
     }
 }
 
+/// One would be taken for the other, which is then never decoded.
+#[test]
+fn keys_and_shards_of_similar_names_are_told_apart() {
+    let keys = ["cat/big_1", "cat_big/1", "cat_big_1", "cat%2Fbig_1", "cat:big_1"];
+    let samples: Vec<Sample> = (0..).zip(keys).map(|(i, key)| latent(key, 2 * i)).collect();
+    let mut dotted = plan(SIDE);
+    dotted.name = "latents.of.cats".into();
+    for format in ["folders", "tar"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+        write_shards(&latents, dotted.clone(), &[&samples[..3], &samples[3..]]);
+        let format = format!("output.format={format}");
+        decode_command(&latents, &out, &["--set", &format]).assert().success();
+        let mut found: Vec<[u8; 3]> = if format.ends_with("tar") {
+            let tars = [0, 1].map(|shard| out.join(format!("images-{shard:06}.tar")));
+            let open = |tar: &std::path::PathBuf| ShardReader::open(tar, Limits::default()).unwrap();
+            let pictures = tars.iter().flat_map(open).map(Result::unwrap);
+            pictures
+                .map(|sample| first_pixel(&sample.member("png").unwrap().data))
+                .collect()
+        } else {
+            files(&out.join("even")).values().map(|png| first_pixel(png)).collect()
+        };
+        found.sort_unstable();
+        assert_eq!(found, [0, 2, 4, 6, 8].map(colour), "{format}");
+    }
+}
+
 /// In a process of its own, whose memory is measured after a few latents and after a shard of 10,000.
 #[cfg(target_os = "linux")]
 #[test]

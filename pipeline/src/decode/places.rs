@@ -23,7 +23,10 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(out: &Path, format: OutputFormat, index: &Index) -> Self {
-        let stem = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+        let stem = |name: &str| {
+            let tar = name.strip_suffix(".tar.zst").or_else(|| name.strip_suffix(".tar"));
+            tar.unwrap_or(name).to_owned()
+        };
         Self {
             out: out.to_owned(),
             format,
@@ -118,22 +121,19 @@ impl Places {
     }
 }
 
-/// A key or class name as one part of a path: folder parts are joined, nothing hides and nothing leaves the folder.
+/// A key or class name as one part of a path, different for every name: what would divide it, hide it or leave the folder is
+/// written as in an address, `%2F` for a slash.
 fn file_name(name: &str) -> String {
-    let joined: String = name
-        .chars()
-        .map(|letter| {
-            if matches!(letter, '/' | '\\' | ':') || letter.is_control() {
-                '_'
-            } else {
-                letter
-            }
-        })
-        .collect();
-    match joined.strip_prefix('.') {
-        Some(rest) => format!("_{rest}"),
-        None => joined,
-    }
+    let escaped = |(place, letter): (usize, char)| {
+        let special = matches!(letter, '/' | '\\' | ':' | '%') || letter.is_control() || (letter == '.' && place == 0);
+        let letter = letter.to_string();
+        if special {
+            letter.bytes().map(|byte| format!("%{byte:02X}")).collect()
+        } else {
+            letter
+        }
+    };
+    name.char_indices().map(escaped).collect()
 }
 
 #[cfg(test)]
@@ -142,9 +142,11 @@ mod tests {
 
     #[test]
     fn names_stay_in_their_folder() {
-        assert_eq!(file_name("n01440764/n01440764_18"), "n01440764_n01440764_18");
-        assert_eq!(file_name("../../etc/passwd"), "_._.._etc_passwd");
-        assert_eq!(file_name("/absolute"), "_absolute");
-        assert_eq!(file_name(".hidden"), "_hidden");
+        assert_eq!(file_name("n01440764_18.é-2"), "n01440764_18.é-2");
+        assert_eq!(file_name("n01440764/n01440764_18"), "n01440764%2Fn01440764_18");
+        assert_eq!(file_name("../../etc/passwd"), "%2E.%2F..%2Fetc%2Fpasswd");
+        assert_eq!(file_name("/absolute"), "%2Fabsolute");
+        assert_eq!(file_name(".hidden"), "%2Ehidden");
+        assert_eq!(file_name("100%\n\u{85}"), "100%25%0A%C2%85");
     }
 }
