@@ -25,6 +25,7 @@ pub mod evaluate;
 pub mod files;
 pub mod inspect;
 pub mod interrupt;
+pub mod latent;
 pub mod memory;
 pub mod metrics;
 pub mod progress;

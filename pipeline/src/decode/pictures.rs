@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{bail, Context};
+use anyhow::Context;
 use crossbeam_channel::{bounded, Receiver, Sender};
-use deepflow_datasets::{Index, Limits, Sample, ShardReader, LATENT, MOMENTS};
+use deepflow_datasets::{Index, Limits, ShardReader};
 use deepflow_preprocess::codec::Codec;
 use deepflow_preprocess::picture::{write_png, Pixels, PngCompression};
 
 use super::places::Places;
 use crate::files::{make_folder, write_atomically_unsynced};
 use crate::interrupt::Interrupt;
+use crate::latent::latent_of;
 use crate::progress::Progress;
 use crate::time_split::TimeSplit;
 
@@ -92,6 +93,7 @@ impl Work<'_> {
     ) -> anyhow::Result<()> {
         let index = Index::load(self.shards)?;
         let name = &index.shards[self.shard].name;
+        let shape = self.codec.identity().latent_shape;
         let mut batch = Batch::default();
         for sample in ShardReader::open(&self.shards.join(name), Limits::default())? {
             interrupt.check()?;
@@ -101,7 +103,7 @@ impl Work<'_> {
                 progress.advance(1);
                 continue;
             }
-            batch.latents.extend(self.latent(&sample, name)?);
+            batch.latents.extend(latent_of(&sample, name, shape)?);
             batch.files.push(file);
             if batch.files.len() == self.batch {
                 let full = std::mem::take(&mut batch);
@@ -115,33 +117,6 @@ impl Work<'_> {
             let _ = batches.send(Ok(batch));
         }
         Ok(())
-    }
-
-    /// The generated latent, else the posterior mean.
-    fn latent(&self, sample: &Sample, shard: &str) -> anyhow::Result<Vec<f32>> {
-        let shape = self.codec.identity().latent_shape;
-        let [channels, height, width] = shape;
-        let (member, array, expected) = if let Some(array) = sample.array(LATENT, shard)? {
-            (LATENT, array, shape)
-        } else if let Some(array) = sample.array(MOMENTS, shard)? {
-            (MOMENTS, array, [2 * channels, height, width])
-        } else {
-            bail!(
-                "{shard}: key {}: neither {LATENT} nor {MOMENTS}, expected one of them",
-                sample.key
-            );
-        };
-        if array.shape != expected {
-            bail!(
-                "{shard}: key {}: {member} has shape {:?}, expected {expected:?} for the codec {}",
-                sample.key,
-                array.shape,
-                self.codec.identity().name,
-            );
-        }
-        let mut values = array.data;
-        values.truncate(channels * height * width);
-        Ok(values)
     }
 
     fn decode(

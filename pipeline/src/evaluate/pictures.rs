@@ -1,10 +1,10 @@
 //! A set of pictures, wherever it lies: a folder of files, tars, latent shards (decoded on the way), or an npz.
 
-use super::classifier::latent_of;
 use super::content_hash::content_hash;
 use super::npz::PictureArray;
 use crate::codecs;
 use crate::interrupt::Interrupt;
+use crate::latent::latent_of;
 use anyhow::{bail, ensure, Context};
 use deepflow_datasets::{Index, Limits, ShardReader, INDEX_FILE};
 use deepflow_preprocess::codec::Codec;

@@ -1,34 +1,10 @@
 //! Latents and classes of a folder of shards: posterior means of encoded pictures, or generated latents.
 
 use crate::interrupt::Interrupt;
-use anyhow::{bail, ensure, Context};
-use deepflow_datasets::{Index, Limits, Sample, ShardReader, LATENT, MOMENTS};
+use crate::latent::latent_of;
+use anyhow::{ensure, Context};
+use deepflow_datasets::{Index, Limits, ShardReader};
 use std::path::Path;
-
-/// A sample's latent: the mean of its posterior where it was encoded, the latent itself where it was generated.
-///
-/// # Errors
-/// The sample has neither, or an array of another shape than the index says.
-pub fn latent_of(sample: &Sample, shard: &str, shape: [usize; 3]) -> anyhow::Result<Vec<f32>> {
-    let place = || format!("{shard}: {}", sample.key);
-    let (mut array, channels) = match sample.array(MOMENTS, shard)? {
-        Some(moments) => (moments, 2 * shape[0]),
-        None => match sample.array(LATENT, shard)? {
-            Some(latent) => (latent, shape[0]),
-            None => bail!("{}: neither {MOMENTS} nor {LATENT}", place()),
-        },
-    };
-    let expected = [channels, shape[1], shape[2]];
-    ensure!(
-        array.shape == expected,
-        "{}: an array of shape {:?}, expected {expected:?} as the index says",
-        place(),
-        array.shape
-    );
-    // Of moments the first half is the mean.
-    array.data.truncate(shape.iter().product());
-    Ok(array.data)
-}
 
 /// A latent and its class, where it has one.
 type Labelled = (Vec<f32>, Option<u32>);
