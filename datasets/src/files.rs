@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The name a file has while it is written: `.NAME.partial` in the same folder.
-pub(crate) fn partial(path: &Path) -> PathBuf {
+/// The name a large file has while one process writes it: `.NAME.partial` in the same folder.
+#[must_use]
+pub fn partial_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.partial"))
 }
@@ -34,7 +35,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Syncs a finished file and gives it its name.
-pub(crate) fn commit(file: File, temporary: &Path, path: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn commit(file: File, temporary: &Path, path: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io(temporary, "sync"))?;
     drop(file);
     fs::rename(temporary, path).map_err(Error::io(path, "rename to"))?;

@@ -45,7 +45,7 @@ pub use compression::Compression;
 pub use dataset::{Dataset, OpenOptions};
 pub use dataset_writer::{DatasetPlan, DatasetWriter};
 pub use error::{Error, Place, Result};
-pub use files::write_atomically;
+pub use files::{commit, partial_name, write_atomically};
 pub use folder::ShardFolder;
 pub use index::{Class, Codec, Index, ShardRecord, INDEX_FILE};
 pub use limits::Limits;

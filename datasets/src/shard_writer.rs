@@ -28,7 +28,7 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be written to.
     pub fn create(path: &Path, compression: Compression) -> Result<Self> {
-        let temporary = files::partial(path);
+        let temporary = files::partial_name(path);
         let file = File::create(&temporary).map_err(Error::io(&temporary, "create"))?;
         let cleanup = RemoveOnDrop(Some(temporary));
         let sink = HashingWriter::new(BufWriter::with_capacity(256 << 10, file));

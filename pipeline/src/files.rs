@@ -2,10 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{bail, Context};
-use deepflow_datasets::INDEX_FILE;
+use deepflow_datasets::{partial_name, INDEX_FILE};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
@@ -65,13 +65,6 @@ pub fn sync_folder(folder: &Path) -> anyhow::Result<()> {
     rustix::fs::sync();
     drop(opened);
     Ok(())
-}
-
-/// `folder/.name.partial` for `folder/name`.
-#[must_use]
-pub fn partial_name(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.partial"))
 }
 
 /// The SHA-256 of a file in lower-case hexadecimal.

@@ -5,14 +5,14 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{bail, Context};
-use deepflow_datasets::{Compression, Index, Limits, Sample, ShardReader, ShardWriter, CLASS};
+use deepflow_datasets::{commit, partial_name, Compression, Index, Limits, Sample, ShardReader, ShardWriter, CLASS};
 use deepflow_preprocess::picture::{decode, Colour, DecodeOptions};
 use npyz::WriterBuilder;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::places::Places;
-use crate::files::{partial_name, remove_folder};
+use crate::files::remove_folder;
 
 /// Packs the pictures of a shard as a WebDataset tar, each with its class, in the order of the latents.
 pub(super) fn tar(shards: &Path, places: &Places, shard: usize) -> anyhow::Result<()> {
@@ -41,7 +41,7 @@ pub(super) fn npz(shards: &Path, index: &Index, places: &Places, side: usize) ->
         return Ok(());
     }
     let partial = partial_name(&path);
-    let write = || -> anyhow::Result<()> {
+    let write = || -> anyhow::Result<File> {
         let file = BufWriter::new(File::create(&partial)?);
         let mut archive = ZipWriter::new(file);
         let stored = SimpleFileOptions::default()
@@ -49,15 +49,13 @@ pub(super) fn npz(shards: &Path, index: &Index, places: &Places, side: usize) ->
             .large_file(true);
         archive.start_file("arr_0.npy", stored)?;
         write_array(&mut archive, shards, index, places, side)?;
-        archive
-            .finish()?
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?
-            .sync_all()?;
-        fs::rename(&partial, &path)?;
-        Ok(())
+        let file = archive.finish()?.into_inner();
+        Ok(file.map_err(io::IntoInnerError::into_error)?)
     };
-    write().with_context(|| path.display().to_string()).inspect_err(|_| {
+    let written = write().with_context(|| path.display().to_string());
+    // The pictures it was made of are removed next: its name must be on the disk before.
+    let kept = written.and_then(|file| Ok(commit(file, &partial, &path)?));
+    kept.inspect_err(|_| {
         // Half an archive helps nobody; the first error is the one to report.
         let _ = fs::remove_file(&partial);
     })

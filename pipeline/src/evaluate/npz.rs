@@ -224,7 +224,7 @@ fn floats(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) ->
 /// # Errors
 /// The disk is full.
 pub fn write_statistics(path: &Path, statistics: &ReferenceStatistics) -> anyhow::Result<()> {
-    let partial = crate::files::partial_name(path);
+    let partial = deepflow_datasets::partial_name(path);
     let write = || -> anyhow::Result<()> {
         let mut archive = ZipWriter::new(File::create(&partial)?);
         write_gaussian(&mut archive, "mu", "sigma", &statistics.pool)?;
