@@ -11,26 +11,13 @@ use sha2::{Digest, Sha256};
 use crate::config::Config;
 use crate::encode::{CODEC_FILE, SKIPPED_FILE};
 
-/// Writes beside `path`, syncs, and renames: a reader sees the old content or the new, never a part. Several processes may
-/// write the same file at the same time: each has a temporary name of its own, and the last one's content stays.
+/// As [`deepflow_datasets::write_atomically`]: a reader sees the old content or the new, never a part, whoever else writes
+/// the same file at the same time.
 ///
 /// # Errors
 /// What the system says, with the path; the old content stays.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut temporary = tempfile::Builder::new();
-    temporary.prefix(&prefix).suffix(".partial");
-    #[cfg(unix)]
-    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let write = || -> io::Result<()> {
-        let mut file = temporary.tempfile_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| path.display().to_string())
+    Ok(deepflow_datasets::write_atomically(path, bytes)?)
 }
 
 /// As [`write_atomically`] for a file that only one process writes, but survives only the end of the process, not of the

@@ -109,13 +109,11 @@ pub(crate) fn write_whole<E: From<FolderError>>(
     written
 }
 
-fn partial_name(folder: &Path) -> Result<PathBuf, FolderError> {
+/// The hidden name a folder or a file has while it is written.
+pub(crate) fn partial_name(folder: &Path) -> Result<PathBuf, FolderError> {
     match folder.file_name() {
         Some(name) => Ok(folder.with_file_name(format!(".{}.partial", name.to_string_lossy()))),
-        None => Err(FolderError::content(
-            folder,
-            "expected a path that ends with a folder's name",
-        )),
+        None => Err(FolderError::content(folder, "expected a path that ends with a name")),
     }
 }
 
@@ -127,7 +125,7 @@ fn remove_if_there(folder: &Path) -> Result<(), FolderError> {
 }
 
 /// Makes the names inside a folder durable.
-fn sync_folder(folder: &Path) -> Result<(), FolderError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), FolderError> {
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {

@@ -2,6 +2,7 @@
 //! twice.
 
 use super::error::ConvertError;
+use crate::checkpoint::{partial_name, sync_folder};
 use crate::error::WeightsError;
 use crate::torch_pickle::TensorData;
 use crate::weights::WeightSource;
@@ -165,15 +166,15 @@ impl WeightSource for SafetensorsFile {
     }
 }
 
-/// Writes a safetensors file under a temporary name and renames it when it is whole. `read` is called once per tensor, in
-/// the order of the names.
+/// Writes a safetensors file under a hidden temporary name and renames it when it is whole. `read` is called once per
+/// tensor, in the order of the names.
 pub(crate) fn write(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, (Dtype, Vec<usize>)>,
     mut read: impl FnMut(&str) -> Result<TensorData, ConvertError>,
 ) -> Result<(), ConvertError> {
-    let temporary = path.with_extension("safetensors.partial");
+    let temporary = partial_name(path)?;
     let mut out = BufWriter::new(File::create(&temporary).map_err(|source| io_error(&temporary, source))?);
     let result = write_header(&mut out, metadata, tensors)
         .map_err(|source| io_error(&temporary, source))
@@ -186,7 +187,8 @@ pub(crate) fn write(
                 .into_inner()
                 .map_err(|error| io_error(&temporary, error.into_error()))?;
             file.sync_all().map_err(|source| io_error(&temporary, source))?;
-            std::fs::rename(&temporary, path).map_err(|source| io_error(path, source))
+            std::fs::rename(&temporary, path).map_err(|source| io_error(path, source))?;
+            Ok(sync_folder(path.parent().unwrap_or(Path::new(".")))?)
         });
     if result.is_err() {
         // The first error is the one to report; what is left of the file is of no use to anybody.
@@ -223,4 +225,38 @@ fn write_header(
     text.resize(text.len().next_multiple_of(8), b' ');
     out.write_all(&(text.len() as u64).to_le_bytes())?;
     out.write_all(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What a killed conversion leaves must not be taken for somebody's file.
+    #[test]
+    fn a_file_that_is_being_written_is_hidden_and_one_that_failed_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        let names = || -> Vec<String> {
+            let entries = std::fs::read_dir(folder.path()).unwrap();
+            entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect()
+        };
+        let tensors = BTreeMap::from([("a".to_owned(), (Dtype::F32, vec![1]))]);
+        let number = |_: &str| {
+            assert_eq!(names(), [".weights.safetensors.partial"]);
+            Ok(TensorData {
+                dtype: Dtype::F32,
+                shape: vec![1],
+                bytes: vec![0; 4],
+            })
+        };
+        write(&path, &BTreeMap::new(), &tensors, number).unwrap();
+        assert_eq!(names(), ["weights.safetensors"]);
+        std::fs::remove_file(&path).unwrap();
+        let fails = |name: &str| Err(ConvertError::tensor(&path, name, "not in the file"));
+        write(&path, &BTreeMap::new(), &tensors, fails).unwrap_err();
+        assert!(names().is_empty());
+    }
 }

@@ -8,7 +8,7 @@ use deepflow_preprocess::picture::{Colour, Pixels};
 use faer::Mat;
 use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Cursor, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -224,22 +224,16 @@ fn floats(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) ->
 /// # Errors
 /// The disk is full.
 pub fn write_statistics(path: &Path, statistics: &ReferenceStatistics) -> anyhow::Result<()> {
-    let partial = deepflow_datasets::partial_name(path);
-    let write = || -> anyhow::Result<()> {
-        let mut archive = ZipWriter::new(File::create(&partial)?);
-        write_gaussian(&mut archive, "mu", "sigma", &statistics.pool)?;
-        if let Some(spatial) = &statistics.spatial {
-            write_gaussian(&mut archive, "mu_s", "sigma_s", &reordered(spatial, channel_last))?;
-        }
-        archive.finish()?.sync_all()?;
-        std::fs::rename(&partial, path)?;
-        Ok(())
-    };
-    write().with_context(|| path.display().to_string())
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    write_gaussian(&mut archive, "mu", "sigma", &statistics.pool)?;
+    if let Some(spatial) = &statistics.spatial {
+        write_gaussian(&mut archive, "mu_s", "sigma_s", &reordered(spatial, channel_last))?;
+    }
+    crate::files::write_atomically(path, &archive.finish()?.into_inner())
 }
 
 fn write_gaussian(
-    archive: &mut ZipWriter<File>,
+    archive: &mut ZipWriter<impl Write + Seek>,
     mean: &str,
     covariance: &str,
     gaussian: &Gaussian,
@@ -254,7 +248,7 @@ fn write_gaussian(
 }
 
 fn write_array(
-    archive: &mut ZipWriter<File>,
+    archive: &mut ZipWriter<impl Write + Seek>,
     name: &str,
     shape: &[u64],
     values: impl Iterator<Item = f64>,

@@ -1,7 +1,6 @@
 //! Statistics of a reference set on disk, kept from one evaluation to the next.
 
 use super::metrics::{Features, Gaussian};
-use anyhow::Context;
 use faer::Mat;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -78,7 +77,7 @@ impl StatisticsFile {
             picture_size: self.picture_size,
         })?;
         let bytes = safetensors::serialize(views, Some(HashMap::from([(HEADER_KEY.to_owned(), header)])))?;
-        crate::files::write_atomically(path, &bytes).with_context(|| path.display().to_string())
+        crate::files::write_atomically(path, &bytes)
     }
 
     /// `None` when there is no such file or it is not one of ours: then it is made anew.
