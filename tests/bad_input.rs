@@ -193,6 +193,13 @@ fn an_output_folder_with_another_run() {
         line.contains("codec.settings.generator.settings.seed was 0 when these shards were begun, now it is 1"),
         "{line}"
     );
+    // The same weights in another network, whose tensors have the same shapes.
+    let heads = "--checkpoint @run --out @samples --per-class 2 --set model.heads=4";
+    let line = workshop.refused("sample", heads, 1);
+    assert!(
+        line.contains("codec.settings.generator.model.heads was 2 when these shards were begun, now it is 4"),
+        "{line}"
+    );
     workshop.refused(
         "encode",
         "--pictures @t10k-images-idx3-ubyte --grey --out @latents --set codec.size=4",

@@ -115,6 +115,7 @@ impl Job {
         let generator = json!({
             "weights_sha256": sha256(&source.weights)?,
             "sample": { "classes": &classes, "samples": samples, "shard_samples": shard_samples },
+            "model": &config.model,
             "settings": deciding_settings(config)?,
         });
         codec.settings.insert(GENERATOR.to_owned(), generator);
