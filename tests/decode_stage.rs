@@ -273,6 +273,8 @@ fn a_shard_of_ten_thousand_latents_takes_no_more_memory_than_a_few() {
                 compression: deepflow_preprocess::picture::PngCompression::Fast,
                 sheet_columns: 4,
                 batch: Some(16),
+                precision: deepflow::config::Precision::F32,
+                tf32: true,
                 share: deepflow::share::Share::WHOLE,
             };
             let codec = IdentityCodec::new(LARGE_SIDE, Colour::Rgb);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use deepflow::config::Precision;
 use deepflow::encode::{dry_run, encode, CodecChoice, EncodeOptions, EncodeReport, PcaSource};
 use deepflow::interrupt::{Interrupt, Interrupted};
 use deepflow::rank::Rank;
@@ -51,6 +52,8 @@ fn options(pictures: &Path, out: &Path) -> EncodeOptions {
             options: PcaOptions::default(),
             pictures: 10,
         }),
+        precision: Precision::F32,
+        tf32: true,
         size: 16,
         decode: DecodeOptions::default(),
         fit: Fit::Crop,
@@ -273,6 +276,26 @@ fn a_transform_that_nothing_was_encoded_with_is_fitted_again() {
     fs::copy(transform(other.path()), transform(out.path())).unwrap();
     run(&options(pictures.path(), out.path()));
     assert_eq!(files(out.path()), files(clean.path()));
+}
+
+/// The codec that was fitted is kept, so that without a word the new setting would count for nothing.
+#[test]
+fn a_codec_fitted_to_another_number_of_pictures_is_another_run() {
+    let (pictures, out) = (pictures(), tempfile::tempdir().unwrap());
+    let fitted_to = |count| EncodeOptions {
+        codec: CodecChoice::Pca(PcaSource::Fit {
+            options: PcaOptions::default(),
+            pictures: count,
+        }),
+        ..options(pictures.path(), out.path())
+    };
+    run(&fitted_to(10));
+    let message = error(&fitted_to(11));
+    assert!(
+        message.contains("codec.settings.fit_images was 10 when these shards were begun, now it is 11"),
+        "{message}"
+    );
+    run(&fitted_to(10));
 }
 
 #[test]

@@ -88,6 +88,8 @@ pub fn encode_stage(bench: CodecBench<'_>, timer: &mut Timer<'_>, interrupt: &In
         compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
         dtype: if config.output.half { Dtype::F16 } else { Dtype::F32 },
         codec: CodecChoice::Ready(Box::new(codec.clone())),
+        precision: config.codec.precision,
+        tf32: config.codec.tf32,
         size: config.codec.size,
         decode: PictureOptions::default(),
         fit: Fit::Crop,
@@ -131,6 +133,8 @@ pub fn decode_stage(bench: CodecBench<'_>, timer: &mut Timer<'_>, interrupt: &In
         compression: PngCompression::Fast,
         sheet_columns: 0,
         batch: Some(batch),
+        precision: bench.config.codec.precision,
+        tf32: bench.config.codec.tf32,
         share: Share::WHOLE,
     };
     let report = decode(&options, &codec, interrupt)?;

@@ -89,6 +89,8 @@ impl Stage for DecodeArgs {
             },
             sheet_columns: config.output.sheet_columns,
             batch: config.codec.batch,
+            precision: config.codec.precision,
+            tf32: config.codec.tf32,
             share,
         };
         let report = decode(&options, codec.as_ref(), interrupt)?;

@@ -20,7 +20,7 @@ use deepflow_preprocess::picture::PngCompression;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::OutputFormat;
+use crate::config::{OutputFormat, Precision};
 use crate::files::{make_folder, write_atomically};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -45,6 +45,10 @@ pub struct DecodeOptions {
     pub sheet_columns: usize,
     /// Latents decoded at once; `None` leaves it to the codec.
     pub batch: Option<usize>,
+    /// What a codec that is a network computes in.
+    pub precision: Precision,
+    /// Whether a GPU may round the factors of that network's products to TF32.
+    pub tf32: bool,
     /// The shards that fall to this process.
     pub share: Share,
 }
@@ -70,6 +74,8 @@ struct Record {
     index_sha256: String,
     codec: String,
     weights_sha256: String,
+    precision: Precision,
+    tf32: bool,
     format: OutputFormat,
     compression: PngCompression,
     sheet_columns: usize,
@@ -173,6 +179,8 @@ fn begin(options: &DecodeOptions, codec: &dyn Codec, places: &Places) -> anyhow:
         index_sha256: Sha256::digest(index).iter().map(|byte| format!("{byte:02x}")).collect(),
         codec: codec.identity().name.clone(),
         weights_sha256: codec.identity().weights_sha256.clone(),
+        precision: options.precision,
+        tf32: options.tf32,
         format: options.format,
         compression: options.compression,
         sheet_columns: options.sheet_columns,

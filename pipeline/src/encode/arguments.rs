@@ -160,6 +160,8 @@ impl EncodeArgs {
             compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
             dtype: if config.output.half { Dtype::F16 } else { Dtype::F32 },
             codec: codec_choice(place)?,
+            precision: config.codec.precision,
+            tf32: config.codec.tf32,
             size: config.codec.size,
             decode: DecodeOptions {
                 colour,

@@ -113,10 +113,15 @@ fn open_pca(
     Ok(codec)
 }
 
+/// How many pictures a transform is fitted to that is to be fitted to `wanted`.
+pub(super) fn fitted_to(wanted: usize, sources: &Sources) -> usize {
+    wanted.clamp(1, sources.entries().len())
+}
+
 /// Fits to `count` pictures evenly spaced over the sources, less those that cannot be used. They are in memory one at a time.
 fn fit(options: &EncodeOptions, sources: &Sources, pca: PcaOptions, count: usize) -> anyhow::Result<PcaCodec> {
     let entries = sources.entries();
-    let count = count.clamp(1, entries.len());
+    let count = fitted_to(count, sources);
     let nothing = PcaSums::new(pca, options.size, options.decode.colour)?;
     let fitted = (0..count)
         .into_par_iter()

@@ -23,6 +23,7 @@ use deepflow_preprocess::sources::{SourceOptions, Sources};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::config::Precision;
 use crate::files::refuse_foreign_shards;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -58,6 +59,10 @@ pub struct EncodeOptions {
     pub dtype: Dtype,
     /// What turns pictures into latents.
     pub codec: CodecChoice,
+    /// What a codec that is a network computes in.
+    pub precision: Precision,
+    /// Whether a GPU may round the factors of that network's products to TF32.
+    pub tf32: bool,
     /// Side of the square pictures in pixels; a multiple of the codec's factor.
     pub size: usize,
     /// How files become pixels.
@@ -192,7 +197,7 @@ fn open_sources(options: &EncodeOptions) -> anyhow::Result<Sources> {
 /// Everything that decides the bytes of the shards, for the index and for telling runs apart.
 fn plan(options: &EncodeOptions, sources: &Sources, codec: &dyn Codec) -> DatasetPlan {
     let identity = codec.identity();
-    let settings = [
+    let mut settings = vec![
         ("colour", json!(identity.colour)),
         ("factor", json!(identity.factor)),
         ("shift_factor", json!(identity.shift_factor)),
@@ -200,9 +205,15 @@ fn plan(options: &EncodeOptions, sources: &Sources, codec: &dyn Codec) -> Datase
         ("fit", json!(options.fit)),
         ("mirror", json!(options.mirror)),
         ("keep_pictures", json!(options.keep_pictures)),
+        ("precision", json!(options.precision)),
+        ("tf32", json!(options.tf32)),
         ("shard_samples", json!(options.shard_samples)),
         ("sources_sha256", json!(sources.fingerprint())),
     ];
+    if let CodecChoice::Pca(PcaSource::Fit { pictures, .. }) = options.codec {
+        // The codec that a run before has fitted is used again, whatever it was fitted to.
+        settings.push(("fit_images", json!(codec::fitted_to(pictures, sources))));
+    }
     let weights = Some(identity.weights_sha256.clone()).filter(|sha256| !sha256.is_empty());
     DatasetPlan {
         name: options.name.clone(),
