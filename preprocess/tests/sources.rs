@@ -71,6 +71,13 @@ fn class_names(sources: &Sources) -> Vec<&str> {
     sources.classes().iter().map(|class| class.name.as_str()).collect()
 }
 
+const NO_PICTURE: &str = "its name does not end in .jpg, .jpeg, .png or .webp";
+
+fn ignored(sources: &Sources) -> Vec<(&str, &str)> {
+    let files = sources.ignored().iter();
+    files.map(|file| (file.name.as_str(), file.reason)).collect()
+}
+
 #[test]
 fn class_folders_are_numbered_by_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -90,21 +97,20 @@ fn class_folders_are_numbered_by_name() {
         ("n02/b", 1, 1),
     ]);
     assert_eq!(summary(&sources), found);
-    let ignored = |sources: &Sources| -> Vec<(String, &str)> {
-        sources
-            .ignored()
-            .iter()
-            .map(|file| (file.name.clone(), file.reason))
-            .collect()
-    };
-    let no_picture = "its name does not end in .jpg, .jpeg, .png or .webp";
-    assert_eq!(ignored(&sources), [("n01/notes.txt".to_owned(), no_picture)]);
+    assert_eq!(ignored(&sources), [("n01/notes.txt", NO_PICTURE)]);
     write(root, "stray.png", &png(9));
-    let beside = (
-        "stray.png".to_owned(),
-        "it lies beside the class folders, in none of them",
+    write(root, "more.tar", &tar_of(&[("a.png", png(1))]));
+    write(root, "t10k-images-idx3-ubyte", &idx(&[1, 1, 1], &[1]));
+    let beside = "it lies beside the class folders, in none of them";
+    assert_eq!(
+        ignored(&open(root)),
+        [
+            ("more.tar", beside),
+            ("stray.png", beside),
+            ("t10k-images-idx3-ubyte", beside),
+            ("n01/notes.txt", NO_PICTURE),
+        ]
     );
-    assert_eq!(ignored(&open(root)), [beside, ("n01/notes.txt".to_owned(), no_picture)]);
     let before = sources.fingerprint();
     write(root, "n01/z.png", &png(5));
     assert_ne!(open(root).fingerprint(), before);
@@ -234,6 +240,19 @@ fn webdataset_shards_bring_their_classes() {
         expected(&[("a/0001", 2, 1), ("a/0002", 0, 2), ("a/0003", 1, 3)])
     );
     assert_eq!(class_names(&sources), ["0", "1", "2"]);
+    assert!(ignored(&sources).is_empty());
+    write(folder.path(), "t10k-images-idx3-ubyte", &idx(&[1, 1, 1], &[1]));
+    write(folder.path(), "d.png", &png(4));
+    write(folder.path(), "README.md", b"four shards");
+    let beside = "it lies beside tars, in none of them";
+    assert_eq!(
+        ignored(&open(folder.path())),
+        [
+            ("README.md", NO_PICTURE),
+            ("d.png", beside),
+            ("t10k-images-idx3-ubyte", beside)
+        ]
+    );
     write(
         folder.path(),
         "s-000002.tar",
@@ -267,6 +286,16 @@ fn idx_files_plain_and_gzipped() {
     let sources = open(&path);
     assert_eq!(summary(&sources), expected(&[("000000", 1, 7), ("000001", 0, 9)]));
     assert_eq!(summary(&open(root)), summary(&sources));
+    assert!(ignored(&open(root)).is_empty());
+    write(root, "a.png", &png(1));
+    write(root, "LICENSE", b"MIT");
+    assert_eq!(
+        ignored(&open(root)),
+        [
+            ("LICENSE", NO_PICTURE),
+            ("a.png", "it lies beside an IDX file, which is read instead")
+        ]
+    );
     write(root, "t10k-labels-idx1-ubyte", &idx(&[1], &[1]));
     assert!(error(&path, &SourceOptions::default()).contains("1 labels, expected 2"));
     write(root, "t10k-images-idx3-ubyte.gz", &idx(&[3, 1, 2], &[7, 8, 9, 10]));

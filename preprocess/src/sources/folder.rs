@@ -26,13 +26,17 @@ pub(super) fn list(path: &Path) -> Result<Listing, SourceError> {
             others.push(name);
         }
     }
-    others.sort();
     [&mut folders, &mut tars, &mut images]
         .into_iter()
         .for_each(|paths| paths.sort());
     let mut listing = Listing::default();
     match (folders.as_slice(), tars.as_slice(), images.as_slice()) {
-        ([], [], [only]) => return idx::list(only),
+        ([], [], [only]) => {
+            let labels = idx::labels_beside(only).map(|path| name_of(&path));
+            others.retain(|name| Some(name) != labels.as_ref());
+            listing = idx::list(only)?;
+            leave_out(others, Ignored::BESIDE_IDX, &mut listing);
+        }
         ([], [], [_, ..]) => {
             let found = format!("{} IDX files of pictures", images.len());
             return Err(SourceError::Format {
@@ -42,26 +46,16 @@ pub(super) fn list(path: &Path) -> Result<Listing, SourceError> {
             });
         }
         ([], [_, ..], _) => {
-            let pictures = others.into_iter().filter(|name| is_picture(name));
-            listing.ignored.extend(pictures.map(|name| Ignored {
-                name,
-                reason: Ignored::NO_SHARD,
-            }));
+            others.extend(images.iter().map(|path| name_of(path)));
+            leave_out(others, Ignored::NO_SHARD, &mut listing);
             for tar in &tars {
                 archive::append(tar, &mut listing)?;
             }
         }
         ([], ..) => append(path, path, &Label::None, &mut listing)?,
         _ => {
-            let stray = |name: String| Ignored {
-                reason: if is_picture(&name) {
-                    Ignored::NO_CLASS
-                } else {
-                    Ignored::NO_PICTURE
-                },
-                name,
-            };
-            listing.ignored.extend(others.into_iter().map(stray));
+            others.extend(tars.iter().chain(&images).map(|path| name_of(path)));
+            leave_out(others, Ignored::NO_CLASS, &mut listing);
             for folder in &folders {
                 let class = name_of(folder);
                 append(path, folder, &Label::Folder(class.clone()), &mut listing)?;
@@ -70,6 +64,20 @@ pub(super) fn list(path: &Path) -> Result<Listing, SourceError> {
         }
     }
     Ok(listing)
+}
+
+/// Lists files that are not read: those that hold pictures for `reason`, the others for holding none.
+fn leave_out(mut names: Vec<String>, reason: &'static str, listing: &mut Listing) {
+    names.sort();
+    let holds_pictures = |name: &str| is_picture(name) || name.ends_with(".tar") || idx::is_idx(Path::new(name));
+    listing.ignored.extend(names.into_iter().map(|name| Ignored {
+        reason: if holds_pictures(&name) {
+            reason
+        } else {
+            Ignored::NO_PICTURE
+        },
+        name,
+    }));
 }
 
 /// Adds the pictures below `folder`, sorted by their path, with names relative to `root`.

@@ -94,7 +94,8 @@ pub(super) fn list(path: &Path) -> Result<Listing, SourceError> {
     })
 }
 
-fn labels_beside(path: &Path) -> Option<PathBuf> {
+/// The file of the labels of the pictures `path`, where it is there.
+pub(super) fn labels_beside(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let labels = name.replace("images", "labels").replace("idx3", "idx1");
     let plain = labels.trim_end_matches(".gz").to_owned();
