@@ -259,6 +259,38 @@ fn a_run_is_exported_to_torch_and_comes_back() {
     assert!(load(Path::new(&back)) == ema);
 }
 
+/// From inside a run, where nothing of its path is said, and from a folder that no run is above.
+#[test]
+fn checkpoints_are_sampled_from_wherever_they_lie() {
+    let workshop = Workshop::new();
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    let sampled = |name: &str| support::files(&workshop.path(name), &["tar"]);
+    let settings = "--per-class 2 --set sample.sampler=euler --set sample.steps=2";
+    workshop.done("sample", &format!("--checkpoint @run --out @whole {settings}"));
+
+    let mut inside = workshop.stage("sample", &format!("--checkpoint step-0000007 --out @inside {settings}"));
+    let output = inside.current_dir(workshop.path("run/checkpoints")).output().unwrap();
+    assert!(output.status.success(), "{}", support::stderr(&output));
+    support::assert_same(&sampled("inside"), &sampled("whole"));
+
+    done(&["convert", &workshop.text("run"), &workshop.text("run.pt")]);
+    done(&[
+        "convert",
+        &workshop.text("run.pt"),
+        &workshop.text("converted"),
+        "--heads",
+        "2",
+    ]);
+    let from_folder = format!("--checkpoint @converted --out @folder {settings} --set sample.shard_samples=8");
+    workshop.done("sample", &from_folder);
+    let from_file = from_folder
+        .replace("converted", "converted/ema.safetensors")
+        .replace("@folder", "@file");
+    workshop.done("sample", &from_file);
+    support::assert_same(&sampled("folder"), &sampled("file"));
+}
+
 #[test]
 fn the_summary_is_a_table_by_part_with_operations_and_memory() {
     let preset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/deepflow-xl-2-3t.toml");

@@ -1,5 +1,6 @@
 //! The weights to sample from, with everything that is known of them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -27,46 +28,63 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a run, a checkpoint of a run, or a safetensors file by itself; `args` override the configuration found there.
+    /// Opens a run, a checkpoint with or without its run, or a safetensors file by itself; `args` override the configuration
+    /// found there.
     ///
     /// # Errors
     /// When nothing of the kind is there, or a configuration does not fit.
     pub fn open(path: &Path, args: &ConfigArgs, flags: &[(&str, Option<toml::Value>)]) -> anyhow::Result<Self> {
         if path.is_file() {
-            let mut base = Config::default();
-            if let Some(model) = read_config(path)? {
-                if model.heads == 0 {
-                    tracing::warn!(
-                        "{}: does not say how many heads: give --set model.heads=N",
-                        path.display()
-                    );
-                }
-                base.model = model;
-            }
-            let config = args.load_over(&base, flags)?;
-            let codec = codec_of_config(&config);
-            return Ok(Self {
-                weights: path.to_owned(),
-                config,
-                codec,
-                classes: Vec::new(),
-                codec_file: None,
-            });
+            let config = args.load_over(&config_of_weights(path)?, flags)?;
+            return Ok(Self::alone(path.to_owned(), config));
         }
         let checkpoint = find_checkpoint(path)?;
-        let run = checkpoint.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+        let weights = |config: &Config| checkpoint.join(if config.sample.ema { EMA_FILE } else { MODEL_FILE });
+        // What the user names may say nothing of the folders above it.
+        let whole = fs::canonicalize(&checkpoint).with_context(|| checkpoint.display().to_string())?;
+        let run = whole.parent().and_then(Path::parent);
+        let Some(run) = run.filter(|run| run.join(Config::FILE_NAME).is_file()) else {
+            let config = args.load_over(&config_of_weights(&checkpoint.join(MODEL_FILE))?, flags)?;
+            return Ok(Self::alone(weights(&config), config));
+        };
         let base = Config::read(&run.join(Config::FILE_NAME))?;
         let config = args.load_over(&base, flags)?;
         let data = DataRecord::read(run).context("the run's data")?;
         let codec_file = run.join(CODEC_FILE);
         Ok(Self {
-            weights: checkpoint.join(if config.sample.ema { EMA_FILE } else { MODEL_FILE }),
+            weights: weights(&config),
             codec: data.codec.unwrap_or_else(|| codec_of_config(&config)),
             classes: data.classes,
             codec_file: codec_file.is_file().then_some(codec_file),
             config,
         })
     }
+
+    /// Weights of which nothing is known but the configuration.
+    fn alone(weights: PathBuf, config: Config) -> Self {
+        Self {
+            weights,
+            codec: codec_of_config(&config),
+            config,
+            classes: Vec::new(),
+            codec_file: None,
+        }
+    }
+}
+
+/// The defaults, with the network that a safetensors file says it holds.
+fn config_of_weights(path: &Path) -> anyhow::Result<Config> {
+    let mut config = Config::default();
+    if let Some(model) = read_config(path)? {
+        if model.heads == 0 {
+            tracing::warn!(
+                "{}: does not say how many heads: give --set model.heads=N",
+                path.display()
+            );
+        }
+        config.model = model;
+    }
+    Ok(config)
 }
 
 /// What `[codec]` says of latents whose shards said nothing.
