@@ -219,6 +219,44 @@ fn an_output_folder_with_another_run() {
     );
 }
 
+/// `| head` and the like: the work is done, only nobody reads of it.
+#[test]
+fn a_closed_standard_output() {
+    let workshop = Workshop::new();
+    // fit-features wants a hundred.
+    workshop.write_pictures("t10k-images-idx3-ubyte", 128);
+    workshop.encode();
+    workshop.done("train", "--data @latents --out @run --steps 7");
+    for (stage, arguments) in [
+        ("encode", "--pictures @t10k-images-idx3-ubyte --grey --out @latents"),
+        (
+            "encode",
+            "--pictures @t10k-images-idx3-ubyte --grey --out @latents --dry-run",
+        ),
+        ("sample", "--checkpoint @run --out @samples --per-class 2"),
+        ("decode", "--shards @latents --out @pictures"),
+        ("evaluate", "fit-features @latents @judge.safetensors --steps 2"),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = workshop.stage(stage, arguments);
+        if stage == "evaluate" {
+            command = support::program("deepflow-evaluate");
+            let words = arguments.split(' ');
+            command.args(words.map(|word| {
+                word.strip_prefix('@')
+                    .map_or(word.to_owned(), |name| workshop.text(name))
+            }));
+        }
+        let output = command.stdout(writer).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{stage}: {said}");
+        assert!(said.contains("error: ") && said.contains("Broken pipe"), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    assert!(workshop.path("samples/index.json").is_file() && workshop.path("pictures/contact-sheet.png").is_file());
+}
+
 #[test]
 fn an_output_folder_with_the_files_of_others() {
     let workshop = Workshop::new();

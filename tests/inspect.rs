@@ -271,7 +271,7 @@ fn checkpoints_are_sampled_from_wherever_they_lie() {
 
     let mut inside = workshop.stage("sample", &format!("--checkpoint step-0000007 --out @inside {settings}"));
     let output = inside.current_dir(workshop.path("run/checkpoints")).output().unwrap();
-    assert!(output.status.success(), "{}", support::stderr(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     support::assert_same(&sampled("inside"), &sampled("whole"));
 
     done(&["convert", &workshop.text("run"), &workshop.text("run.pt")]);

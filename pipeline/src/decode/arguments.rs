@@ -1,5 +1,6 @@
 //! The command line of the decode stage.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -95,17 +96,19 @@ impl Stage for DecodeArgs {
         };
         let report = decode(&options, codec.as_ref(), interrupt)?;
         write_atomically(&self.out.join(Config::FILE_NAME), config.to_toml().as_bytes())?;
+        let mut stdout = io::stdout().lock();
         if self.json {
-            println!("{}", serde_json::to_string(&report)?);
+            writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
         } else {
-            println!(
+            writeln!(
+                stdout,
                 "{}: {} pictures decoded, {} there already",
                 self.out.display(),
                 report.decoded,
                 report.found
-            );
+            )?;
             if let Some(sheet) = report.contact_sheet {
-                println!("{}", sheet.display());
+                writeln!(stdout, "{}", sheet.display())?;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The command line of the encode stage.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -106,8 +107,9 @@ impl Stage for EncodeArgs {
         }
         let report = encode(&options, interrupt)?;
         write_atomically(&out.join(Config::FILE_NAME), config.to_toml().as_bytes())?;
+        let mut stdout = io::stdout().lock();
         if json {
-            println!("{}", serde_json::to_string(&report)?);
+            writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
             return Ok(());
         }
         let state = if report.complete {
@@ -115,22 +117,24 @@ impl Stage for EncodeArgs {
         } else {
             " (other processes have shards to write yet)"
         };
-        println!(
+        writeln!(
+            stdout,
             "{}: {} samples encoded, {} of {} shards were there already{state}",
             out.display(),
             report.encoded,
             report.shards_found,
             report.shards
-        );
+        )?;
         if report.skipped + report.repaired + report.ignored > 0 {
             let list = out.join(SKIPPED_FILE);
-            println!(
+            writeln!(
+                stdout,
                 "{}: {} pictures skipped, {} repaired, {} other files ignored",
                 list.display(),
                 report.skipped,
                 report.repaired,
                 report.ignored
-            );
+            )?;
         }
         Ok(())
     }
@@ -219,38 +223,46 @@ fn pca_source(config: &CodecConfig, weights: Option<&Path>) -> PcaSource {
 
 fn report_dry_run(options: &EncodeOptions, json: bool) -> anyhow::Result<()> {
     let plan = dry_run(options)?;
+    let mut stdout = io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(&plan)?);
+        writeln!(stdout, "{}", serde_json::to_string(&plan)?)?;
         return Ok(());
     }
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    println!(
+    writeln!(
+        stdout,
         "{}: {} pictures ({:.1} MiB) in {} classes",
         options.pictures.display(),
         plan.pictures,
         mebibytes(plan.source_bytes),
         plan.classes
-    );
-    println!(
+    )?;
+    writeln!(
+        stdout,
         "{} measured: {:.2} ms to read and crop, {:.2} ms in the codec, {} unusable",
         plan.measured,
         plan.load_s * 1e3,
         plan.codec_s * 1e3,
         plan.unusable
-    );
+    )?;
     if let Some(reason) = plan.first_reason {
-        println!("unusable: {reason}");
+        writeln!(stdout, "unusable: {reason}")?;
     }
     if let Some(reason) = plan.first_ignored {
-        println!("{} other files would not be read; the first: {reason}", plan.ignored);
+        writeln!(
+            stdout,
+            "{} other files would not be read; the first: {reason}",
+            plan.ignored
+        )?;
     }
-    println!(
+    writeln!(
+        stdout,
         "latents {:?}: about {} and {:.1} MiB in {} shards before compression",
         plan.latent_shape,
         duration(Duration::from_secs_f64(plan.seconds.min(1e9))),
         mebibytes(plan.bytes),
         plan.shards
-    );
+    )?;
     Ok(())
 }
 

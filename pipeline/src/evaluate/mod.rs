@@ -24,6 +24,7 @@ use crate::interrupt::Interrupt;
 use clap::{Args, Subcommand, ValueEnum};
 use deepflow_model::inception::ResizeMode;
 use std::fmt::Display;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Measure how good generated pictures are
@@ -137,12 +138,12 @@ impl Stage for EvaluateArgs {
 }
 
 /// Results go to stdout.
-#[allow(clippy::print_stdout)]
 fn print(report: &(impl Display + serde::Serialize), json: bool) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        writeln!(stdout, "{}", serde_json::to_string(report)?)?;
     } else {
-        print!("{report}");
+        write!(stdout, "{report}")?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The stage: shard after shard of generated latents.
 
 use std::fs;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -165,14 +166,20 @@ impl Job {
 
     /// Writes the index, unless other processes have shards to write yet; then the last of them writes it.
     fn finish(&self) -> anyhow::Result<()> {
-        let out = self.out.display();
+        let (out, mut stdout) = (self.out.display(), io::stdout().lock());
         match self.writer.finish(self.shards) {
-            Ok(index) => println!("{out}: {} samples in {} shards", index.samples, index.shards.len()),
-            Err(ShardError::ShardMissing { .. }) if self.mine.len() < self.shards => println!(
+            Ok(index) => writeln!(
+                stdout,
+                "{out}: {} samples in {} shards",
+                index.samples,
+                index.shards.len()
+            )?,
+            Err(ShardError::ShardMissing { .. }) if self.mine.len() < self.shards => writeln!(
+                stdout,
                 "{out}: {} of {} shards are this process's and done; others have shards to write yet",
                 self.mine.len(),
                 self.shards
-            ),
+            )?,
             Err(error) => return Err(error.into()),
         }
         Ok(())

@@ -9,6 +9,7 @@ use anyhow::ensure;
 use clap::Args;
 use deepflow_datasets::random::{Purpose, Stream};
 use deepflow_model::ops::AdamWStep;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// One sample in so many is held out.
@@ -49,7 +50,6 @@ impl FitArgs {
     ///
     /// # Errors
     /// The shards are unreadable or without classes; the user interrupts.
-    #[allow(clippy::print_stdout)]
     pub fn run(&self, interrupt: &Interrupt) -> anyhow::Result<()> {
         self.threads.start()?;
         let set = LatentSet::read(&self.data, self.samples, interrupt)?;
@@ -93,12 +93,13 @@ impl FitArgs {
         }
         network.facts.held_out_accuracy = right as f64 / held_out.len().max(1) as f64;
         network.save(&self.output)?;
-        println!(
+        writeln!(
+            std::io::stdout(),
             "{}: right on {:.2}% of {} held-out samples of {count} classes",
             self.output.display(),
             100.0 * network.facts.held_out_accuracy,
             held_out.len()
-        );
+        )?;
         Ok(())
     }
 
