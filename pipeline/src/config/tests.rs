@@ -70,6 +70,12 @@ fn values_of_another_type_name_the_key_and_the_line() {
     );
     let error = load("", &["codec.size=100000"]).unwrap_err();
     assert_eq!(error, "--set: `codec.size` is 100000, expected at most 16384");
+    let error = load("", &["codec.patch=64"]).unwrap_err();
+    assert_eq!(
+        error,
+        "--set: `codec.patch` is 64, expected at most 32 for codec.kind = \"pca\", whose memory grows with its fourth power"
+    );
+    load("", &["codec.patch=64", "codec.kind=identity"]).unwrap();
     let error = load("[train\n", &[]).unwrap_err();
     assert!(error.starts_with("run.toml:1: "), "{error}");
 }

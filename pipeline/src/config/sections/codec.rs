@@ -9,6 +9,9 @@ use super::{at_least_one, in_range, Precision, Violation};
 /// Side in pixels beyond which a number is a slip of the finger.
 const LARGEST_SIDE: usize = 16_384;
 
+/// Side of a patch beyond which the products of its values with each other, which `pca` sums, take gigabytes.
+const LARGEST_PCA_PATCH: usize = 32;
+
 /// The codecs there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -32,7 +35,7 @@ pub struct CodecConfig {
     pub size: usize,
     /// Weights of the codec: a diffusers folder for `autoencoder-kl`; for `pca` a file fitted before.
     pub weights: Option<PathBuf>,
-    /// Side of a patch that `pca` turns into one latent position, in pixels.
+    /// Side of a patch that `pca` turns into one latent position, in pixels; at most 32.
     pub patch: usize,
     /// Latent channels that `pca` keeps.
     pub channels: usize,
@@ -86,6 +89,13 @@ impl CodecConfig {
             }
         }
         in_range("codec.whitening_floor", self.whitening_floor, 0.0, 1.0)?;
+        if self.kind == CodecKind::Pca && self.patch > LARGEST_PCA_PATCH {
+            let rule = format!(
+                "is {}, expected at most {LARGEST_PCA_PATCH} for codec.kind = \"pca\", whose memory grows with its fourth power",
+                self.patch
+            );
+            return Err(Violation::new("codec.patch", rule));
+        }
         if self.kind == CodecKind::Pca && !self.size.is_multiple_of(self.patch) {
             let rule = format!("is {}, expected a multiple of codec.patch = {}", self.size, self.patch);
             return Err(Violation::new("codec.size", rule));
