@@ -32,6 +32,33 @@ pub struct ClassifierFacts {
     pub steps: u64,
 }
 
+impl ClassifierFacts {
+    /// Inputs and outputs of every layer.
+    fn layers(&self) -> impl Iterator<Item = (usize, usize)> {
+        let outputs = HIDDEN.into_iter().chain([self.classes]);
+        let mut inputs = self.latent_shape.iter().product();
+        outputs.map(move |outputs| (std::mem::replace(&mut inputs, outputs), outputs))
+    }
+
+    /// Refuses what no classifier can be.
+    fn check(&self) -> anyhow::Result<()> {
+        let shape = self.latent_shape;
+        ensure!(self.classes > 0, "classes is 0, expected at least 1");
+        ensure!(
+            !shape.contains(&0),
+            "latent_shape is {shape:?}, expected numbers of at least 1"
+        );
+        let values = shape
+            .iter()
+            .try_fold(1_usize, |product, &side| product.checked_mul(side));
+        ensure!(
+            values.is_some(),
+            "latent_shape is {shape:?}, expected fewer numbers than memory holds"
+        );
+        Ok(())
+    }
+}
+
 /// A trained (or to be trained) classifier.
 pub struct Classifier {
     /// What is known about it.
@@ -85,25 +112,22 @@ impl Classifier {
     pub(super) fn new(facts: ClassifierFacts, values: &[f32], seed: u64) -> Self {
         let device = Cpu::default();
         let (mean, scale) = channel_statistics(facts.latent_shape, values);
-        let mut inputs = facts.latent_shape.iter().product();
-        let widths = HIDDEN.into_iter().chain([facts.classes]);
-        let layers = widths
+        let layers = facts
+            .layers()
             .enumerate()
-            .map(|(index, outputs)| {
+            .map(|(index, (inputs, outputs))| {
                 let mut weight = vec![0f32; outputs * inputs];
                 Stream::new(seed, Purpose::Initialization, 0, index as u64).fill_uniform(&mut weight);
                 let bound = (6.0 / (inputs + outputs) as f32).sqrt();
                 weight
                     .iter_mut()
                     .for_each(|value| *value = (2.0 * *value - 1.0) * bound);
-                let layer = Layer {
+                Layer {
                     inputs,
                     outputs,
                     weight: Trained::new(&device, weight),
                     bias: Trained::new(&device, vec![0.0; outputs]),
-                };
-                inputs = outputs;
-                layer
+                }
             })
             .collect();
         Self {
@@ -240,27 +264,42 @@ impl Classifier {
             .with_context(other)?;
         let facts: ClassifierFacts = serde_json::from_str(facts).with_context(other)?;
         let tensors = SafeTensors::deserialize(&bytes).with_context(other)?;
-        let mut network = Self::new(facts, &[], 0);
-        let read = |tensor: &str, length: usize| -> anyhow::Result<Vec<f32>> {
+        // Anybody may have written the facts: nothing is made of them but what the tensors bear out.
+        facts.check().with_context(|| name.clone())?;
+        let read = |tensor: &str, shape: &[usize]| -> anyhow::Result<Vec<f32>> {
             let view = tensors
                 .tensor(tensor)
                 .with_context(|| format!("{name}: tensor {tensor}"))?;
-            let (chunks, _) = view.data().as_chunks::<4>();
             ensure!(
-                view.dtype() == Dtype::F32 && chunks.len() == length,
-                "{name}: tensor {tensor} has shape {:?}, expected {length} f32 numbers",
-                view.shape()
+                view.dtype() == Dtype::F32 && view.shape() == shape,
+                "{name}: tensor {tensor} has shape {:?} of {:?}, expected {shape:?} of F32",
+                view.shape(),
+                view.dtype()
             );
+            let (chunks, _) = view.data().as_chunks::<4>();
             Ok(chunks.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect())
         };
-        let channels = network.facts.latent_shape[0];
-        (network.mean, network.scale) = (read("mean", channels)?, read("scale", channels)?);
-        for (index, layer) in network.layers.iter_mut().enumerate() {
-            let weight = read(&format!("layers.{index}.weight"), layer.outputs * layer.inputs)?;
-            layer.weight = Trained::new(&network.device, weight);
-            layer.bias = Trained::new(&network.device, read(&format!("layers.{index}.bias"), layer.outputs)?);
-        }
-        Ok(network)
+        let device = Cpu::default();
+        let channels = [facts.latent_shape[0]];
+        let (mean, scale) = (read("mean", &channels)?, read("scale", &channels)?);
+        let layer = |(index, (inputs, outputs)): (usize, (usize, usize))| -> anyhow::Result<Layer> {
+            let weight = read(&format!("layers.{index}.weight"), &[outputs, inputs])?;
+            let bias = read(&format!("layers.{index}.bias"), &[outputs])?;
+            Ok(Layer {
+                inputs,
+                outputs,
+                weight: Trained::new(&device, weight),
+                bias: Trained::new(&device, bias),
+            })
+        };
+        let layers = facts.layers().enumerate().map(layer).collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            facts,
+            device,
+            mean,
+            scale,
+            layers,
+        })
     }
 }
 
@@ -336,4 +375,59 @@ fn channel_statistics([channels, rows, columns]: [usize; 3], values: &[f32]) -> 
         (mean as f32, (1.0 / variance.sqrt().max(1e-6)) as f32)
     });
     statistics.unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Facts are text that anybody may have written: nothing is made of them before the tensors agree.
+    #[test]
+    fn facts_that_the_tensors_do_not_bear_out_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("judge.safetensors");
+        let facts = ClassifierFacts {
+            latent_shape: [2, 1, 1],
+            classes: 3,
+            held_out_accuracy: 0.5,
+            training_samples: 10,
+            steps: 1,
+        };
+        let mut network = Classifier::new(facts.clone(), &[0.0; 4], 0);
+        network.save(&path).unwrap();
+        assert_eq!(Classifier::load(&path).unwrap().facts, facts);
+        for (latent_shape, classes, expected) in [
+            ([2, 1, 1], 0, "classes is 0, expected at least 1"),
+            (
+                [2, 0, 1],
+                3,
+                "latent_shape is [2, 0, 1], expected numbers of at least 1",
+            ),
+            ([2, usize::MAX, 2], 3, "expected fewer numbers than memory holds"),
+            ([3, 1, 1], 3, "tensor mean has shape [2] of F32, expected [3] of F32"),
+            (
+                [2, 9, 1],
+                3,
+                "tensor layers.0.weight has shape [512, 2] of F32, expected [512, 18]",
+            ),
+            (
+                [2, 1, 1],
+                usize::MAX,
+                "tensor layers.3.weight has shape [3, 64] of F32, expected [18446744073709551615, 64]",
+            ),
+        ] {
+            network.facts = ClassifierFacts {
+                latent_shape,
+                classes,
+                ..facts.clone()
+            };
+            network.save(&path).unwrap();
+            let error = format!("{:#}", Classifier::load(&path).err().unwrap());
+            assert!(
+                error.contains("judge.safetensors: ") && error.contains(expected),
+                "{error}"
+            );
+        }
+    }
 }
