@@ -12,8 +12,10 @@ use dfdx::prelude::Cpu;
 use crate::cli::UsageError;
 use crate::config::{CodecConfig, Precision};
 use crate::device::{check_precision, DeviceArgs};
-use crate::encode::CODEC_FILE;
 use crate::rank::Rank;
+
+/// The file beside `index.json`, and in a run, that holds a codec small enough to travel with its latents.
+pub const CODEC_FILE: &str = "codec.safetensors";
 
 /// Where a codec that is a network computes: on the device of the command line, in the precision of `[codec]`.
 #[derive(Clone, Copy, Debug)]

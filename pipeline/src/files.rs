@@ -8,8 +8,9 @@ use anyhow::{bail, Context};
 use deepflow_datasets::{partial_name, INDEX_FILE};
 use sha2::{Digest, Sha256};
 
+use crate::codecs::CODEC_FILE;
 use crate::config::Config;
-use crate::encode::{CODEC_FILE, SKIPPED_FILE};
+use crate::encode::SKIPPED_FILE;
 
 /// As [`deepflow_datasets::write_atomically`]: a reader sees the old content or the new, never a part, whoever else writes
 /// the same file at the same time.

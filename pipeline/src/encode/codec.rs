@@ -10,9 +10,6 @@ use rayon::prelude::*;
 
 use super::{load, EncodeOptions, Unusable};
 
-/// The file beside `index.json` that holds a codec small enough to travel with its latents.
-pub const CODEC_FILE: &str = "codec.safetensors";
-
 /// What turns pictures into latents.
 pub enum CodecChoice {
     /// Pixels as they are.

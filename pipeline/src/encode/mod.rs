@@ -23,6 +23,7 @@ use deepflow_preprocess::sources::{SourceOptions, Sources};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::codecs::CODEC_FILE;
 use crate::config::Precision;
 use crate::files::refuse_foreign_shards;
 use crate::interrupt::Interrupt;
@@ -31,7 +32,7 @@ use crate::share::Share;
 use crate::time_split::TimeSplit;
 
 pub use arguments::EncodeArgs;
-pub use codec::{CodecChoice, PcaSource, CODEC_FILE};
+pub use codec::{CodecChoice, PcaSource};
 pub use dry_run::{dry_run, DryRun};
 pub use load::{load, Picture, Unusable};
 pub use skipped::{Incident, SKIPPED_FILE};

@@ -7,8 +7,9 @@ use anyhow::Context;
 use deepflow_datasets::{Class, Codec, Dtype};
 use deepflow_model::checkpoint::{read_config, EMA_FILE, MODEL_FILE};
 
+use crate::codecs::CODEC_FILE;
 use crate::config::{CodecConfig, CodecKind, Config, ConfigArgs};
-use crate::train::{find_checkpoint, DataRecord, CODEC_FILE};
+use crate::train::{find_checkpoint, DataRecord};
 
 /// What a diffusers AutoencoderKL of Stable Diffusion multiplies its latents by (network spec §6).
 const STABLE_DIFFUSION_SCALE: f64 = 0.18215;

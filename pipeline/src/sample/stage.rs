@@ -19,6 +19,7 @@ use super::classes::{class_of, ClassChoice};
 use super::settings::sampler_settings;
 use super::source::Source;
 use crate::cli::Stage;
+use crate::codecs::CODEC_FILE;
 use crate::config::{long_help, ConfigArgs};
 use crate::device::{check_precision, DeviceArgs};
 use crate::files::{refuse_foreign_shards, sha256, write_atomically};
@@ -27,7 +28,7 @@ use crate::memory::check_sampling;
 use crate::on_device_in;
 use crate::progress::Progress;
 use crate::share::{Share, ShareArgs};
-use crate::train::{shift_factor, CODEC_FILE};
+use crate::train::shift_factor;
 
 /// The codec's setting that holds what generated the latents.
 pub const GENERATOR: &str = "generator";

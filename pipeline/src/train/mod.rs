@@ -16,5 +16,5 @@ pub use rates::rates;
 pub use report::{LossMetrics, Metrics, Place, TimeMetrics, Window};
 pub use run_directory::{checkpoints, find_checkpoint, RunDirectory};
 pub use settings::{loss_settings, optimizer_settings};
-pub use stage::{train, TrainArgs, CODEC_FILE};
+pub use stage::{train, TrainArgs};
 pub use trainer::{host_trainer, on_device};

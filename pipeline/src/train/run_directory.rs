@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context};
 
 use super::data::DataRecord;
-use super::stage::CODEC_FILE;
+use crate::codecs::CODEC_FILE;
 use crate::config::{Config, Schedule};
 use crate::files::{make_folder, write_atomically};
 

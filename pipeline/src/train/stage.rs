@@ -12,6 +12,7 @@ use super::run_directory::RunDirectory;
 use super::session::Session;
 use super::trainer;
 use crate::cli::Stage;
+use crate::codecs::CODEC_FILE;
 use crate::config::{long_help, Config, ConfigArgs};
 use crate::device::{check_precision, DeviceArgs};
 use crate::files::write_atomically;
@@ -106,6 +107,3 @@ fn keep_codec(shards: &ShardFolder, root: &Path) -> anyhow::Result<()> {
         }
     }
 }
-
-/// Weights of a fitted codec, beside the index of the shards it made.
-pub const CODEC_FILE: &str = "codec.safetensors";
