@@ -4,8 +4,9 @@ use crate::{Error, Result, ShardRecord};
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 
-/// The hash as 64 hexadecimal digits.
-pub(crate) fn hex(digest: &[u8]) -> String {
+/// A hash in lower-case hexadecimal digits, as indices and records hold it.
+#[must_use]
+pub fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -31,7 +32,10 @@ pub(crate) fn check(bytes: &[u8], record: &ShardRecord) -> Result<()> {
 }
 
 /// The SHA-256 and the length of everything a reader gives.
-pub(crate) fn sha256_of_reader(mut reader: impl Read) -> io::Result<(String, u64)> {
+///
+/// # Errors
+/// Those of the reader.
+pub fn sha256_of_reader(mut reader: impl Read) -> io::Result<(String, u64)> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut length = 0;

@@ -47,6 +47,7 @@ pub use dataset_writer::{DatasetPlan, DatasetWriter};
 pub use error::{Error, Place, Result};
 pub use files::{commit, partial_name, write_atomically};
 pub use folder::ShardFolder;
+pub use hash::{hex, sha256_of_reader};
 pub use index::{Class, Codec, Index, ShardRecord, INDEX_FILE};
 pub use limits::Limits;
 pub use loader::{

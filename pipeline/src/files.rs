@@ -5,8 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{bail, Context};
-use deepflow_datasets::{partial_name, INDEX_FILE};
-use sha2::{Digest, Sha256};
+use deepflow_datasets::{partial_name, sha256_of_reader, INDEX_FILE};
 
 use crate::codecs::CODEC_FILE;
 use crate::config::Config;
@@ -60,23 +59,8 @@ pub fn sync_folder(folder: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// What the system says, with the path.
 pub fn sha256(path: &Path) -> anyhow::Result<String> {
-    let mut hash = HashWriter(Sha256::new());
-    let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash));
-    copied.with_context(|| path.display().to_string())?;
-    Ok(hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-struct HashWriter(Sha256);
-
-impl Write for HashWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let hashed = File::open(path).and_then(sha256_of_reader);
+    Ok(hashed.with_context(|| path.display().to_string())?.0)
 }
 
 /// Makes a folder and those above it.

@@ -14,7 +14,7 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
-use deepflow_datasets::{Index, INDEX_FILE};
+use deepflow_datasets::{hex, Index, INDEX_FILE};
 use deepflow_preprocess::codec::Codec;
 use deepflow_preprocess::picture::PngCompression;
 use serde::{Deserialize, Serialize};
@@ -176,7 +176,7 @@ fn begin(options: &DecodeOptions, codec: &dyn Codec, places: &Places) -> anyhow:
     let index_path = options.shards.join(INDEX_FILE);
     let index = fs::read(&index_path).with_context(|| index_path.display().to_string())?;
     let record = Record {
-        index_sha256: Sha256::digest(index).iter().map(|byte| format!("{byte:02x}")).collect(),
+        index_sha256: hex(&Sha256::digest(index)),
         codec: codec.identity().name.clone(),
         weights_sha256: codec.identity().weights_sha256.clone(),
         precision: options.precision,

@@ -1,6 +1,7 @@
 //! What a set of files holds, as one number: the key under which its statistics are kept.
 
 use crate::files::sha256;
+use deepflow_datasets::hex;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -26,5 +27,5 @@ pub fn content_hash(root: &Path, files: &[PathBuf], settings: &[&str]) -> anyhow
         add(name.as_os_str().as_encoded_bytes());
         add(content.as_bytes());
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
 }

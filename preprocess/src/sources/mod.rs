@@ -16,7 +16,7 @@ mod webdataset;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use deepflow_datasets::Class;
+use deepflow_datasets::{hex, Class};
 use sha2::{Digest, Sha256};
 
 use crate::picture::{Colour, Pixels};
@@ -286,7 +286,7 @@ impl Sources {
             hash.update(entry.class.to_le_bytes());
             hash.update(self.bytes(entry).to_le_bytes());
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use deepflow_datasets::write_atomically;
+use deepflow_datasets::{hex, write_atomically};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -126,8 +126,4 @@ impl PcaCodec {
         let metadata = HashMap::from([(METADATA.to_owned(), settings)]);
         safetensors::serialize(views, Some(metadata)).map_err(|error| failed(error.to_string()))
     }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
