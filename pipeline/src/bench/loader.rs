@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use deepflow_datasets::bench::{measure_loader, Measurement, SyntheticDataset};
-use deepflow_datasets::{Compression, Dataset, Dtype, OpenOptions};
+use deepflow_datasets::{Dataset, Dtype, OpenOptions};
 
 use crate::config::Config;
 use crate::interrupt::{Interrupt, Interrupted};
@@ -26,7 +26,7 @@ pub fn run(config: &Config, batch: usize, steps: usize, interrupt: &Interrupt) -
         samples: (BYTES / moments).min(SAMPLES).max(batch as u64),
         latent_shape,
         classes: u32::try_from(model.classes)?,
-        compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
+        compression: config.output.compression(),
         ..SyntheticDataset::default()
     };
     synthetic.write(folder.path())?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use deepflow_datasets::{Compression, Dtype};
 use deepflow_preprocess::codec::PcaOptions;
 use deepflow_preprocess::picture::{Background, Colour, DecodeOptions, Fit};
 use deepflow_preprocess::sources::SourceOptions;
@@ -161,8 +160,8 @@ impl EncodeArgs {
             out: self.out,
             name: config.output.name.clone(),
             shard_samples: config.output.shard_samples,
-            compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
-            dtype: if config.output.half { Dtype::F16 } else { Dtype::F32 },
+            compression: config.output.compression(),
+            dtype: config.output.dtype(),
             codec: codec_choice(place)?,
             precision: config.codec.precision,
             tf32: config.codec.tf32,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use deepflow_datasets::{Compression, DatasetPlan, DatasetWriter, Dtype, Error as ShardError, Sample, LATENT};
+use deepflow_datasets::{DatasetPlan, DatasetWriter, Error as ShardError, Sample, LATENT};
 use deepflow_model::checkpoint;
 use deepflow_model::ops::Operators;
 use deepflow_model::sampling::{sample, IndexedNoise, SamplerSettings};
@@ -113,7 +113,7 @@ impl Job {
         settings.validate(&config.model)?;
         let mine = share.of(shards, &out.display().to_string())?;
         let mut codec = source.codec.clone();
-        codec.dtype = if config.output.half { Dtype::F16 } else { Dtype::F32 };
+        codec.dtype = config.output.dtype();
         let generator = json!({
             "weights_sha256": sha256(&source.weights)?,
             "sample": { "classes": &classes, "samples": samples, "shard_samples": shard_samples },
@@ -126,7 +126,7 @@ impl Job {
             out,
             DatasetPlan {
                 name: config.output.name.clone(),
-                compression: config.output.zstd.map_or(Compression::None, Compression::Zstd),
+                compression: config.output.compression(),
                 codec,
                 classes: source.classes.clone(),
             },
@@ -250,11 +250,7 @@ impl Job {
         let name = self.source.classes.get(class).map(|class| class.name.as_str());
         let seed = self.source.config.sample.seed;
         let codec = &self.source.codec;
-        let dtype = if self.source.config.output.half {
-            Dtype::F16
-        } else {
-            Dtype::F32
-        };
+        let dtype = self.source.config.output.dtype();
         Ok(Sample::new(format!("{index:08}"))
             .with_array(LATENT, latent, &codec.latent_shape, dtype)?
             .with_class(u32::try_from(class)?)

@@ -1,5 +1,6 @@
 //! `[output]`: what the stages write.
 
+use deepflow_datasets::{Compression, Dtype};
 use serde::{Deserialize, Serialize};
 
 use super::{at_least_one, Violation};
@@ -52,6 +53,22 @@ impl Default for OutputConfig {
 }
 
 impl OutputConfig {
+    /// How shards are compressed.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        self.zstd.map_or(Compression::None, Compression::Zstd)
+    }
+
+    /// What the numbers of moments and latents are written as.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        if self.half {
+            Dtype::F16
+        } else {
+            Dtype::F32
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), Violation> {
         at_least_one("output.shard_samples", self.shard_samples)?;
         let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
