@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM as a flag that long work looks at between two steps.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -38,6 +39,15 @@ impl Interrupt {
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
+    }
+
+    /// For callbacks that say whether to go on: breaks off once stopping was asked for.
+    pub fn flow(&self) -> ControlFlow<()> {
+        if self.is_requested() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     /// The bare flag, for libraries that take an `AtomicBool`.

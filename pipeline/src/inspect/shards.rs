@@ -1,7 +1,6 @@
 //! `deepflow inspect shards`: whether a folder of shards is what its index says.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -48,11 +47,7 @@ impl Stage for ShardsArgs {
         let outcome = verify(&self.folder, Limits::default(), |_| {
             progress.set(begun);
             begun += 1;
-            if interrupt.is_requested() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            interrupt.flow()
         });
         drop(progress);
         let report = match outcome {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -227,13 +226,7 @@ impl Job {
             seed: self.source.config.sample.seed,
             indices: indices.to_vec(),
         };
-        let mut watch = |_: f64| {
-            if interrupt.is_requested() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
+        let mut watch = |_: f64| interrupt.flow();
         let Some(latents) = sample(network, &self.settings, &labels, &noise, &mut watch)? else {
             return Err(Interrupted.into());
         };

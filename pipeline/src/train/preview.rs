@@ -1,6 +1,5 @@
 //! `samples/step-*.png`: pictures made on the way, always from the same noise, so that one sees the network learn.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context;
@@ -61,13 +60,7 @@ impl Preview {
             seed: self.config.sample.seed,
             indices: (0..count as u64).collect(),
         };
-        let mut watch = |_| {
-            if interrupt.is_requested() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
+        let mut watch = |_| interrupt.flow();
         let (settings, averaged) = (sampler_settings(&self.config), self.config.sample.ema);
         let Some(latents) = trainer.generate(averaged, &settings, &labels, &noise, &mut watch)? else {
             return Ok(());
