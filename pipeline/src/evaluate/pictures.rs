@@ -9,10 +9,9 @@ use anyhow::{bail, ensure, Context};
 use deepflow_datasets::{Index, Limits, ShardReader, INDEX_FILE};
 use deepflow_preprocess::codec::Codec;
 use deepflow_preprocess::picture::{decode, Colour, DecodeOptions, Pixels};
+use deepflow_preprocess::sources::{is_picture, PICTURE_EXTENSIONS};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
-
-const PICTURE_EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
 /// Pictures that all have one size.
 pub struct PictureSet {
@@ -32,7 +31,7 @@ impl PictureSet {
     /// that a folder of latent shards decodes to; `codec_weights` is the codec's file, where it is not beside the index.
     ///
     /// # Errors
-    /// There are none.
+    /// When there is nothing of the kind, or the codec of latent shards cannot be opened.
     pub fn open(path: &Path, codec_weights: Option<&Path>) -> anyhow::Result<Self> {
         let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
         let source = if path.join(INDEX_FILE).exists() {
@@ -40,7 +39,10 @@ impl PictureSet {
             Source::Latents(codecs::open(&index.codec, path, codec_weights, None)?, Box::new(index))
         } else if metadata.is_dir() {
             let files = files_below(path)?;
-            let pick = |keep: fn(&Path) -> bool| files.iter().filter(|file| keep(file)).cloned().collect::<Vec<_>>();
+            let pick = |keep: fn(&str) -> bool| {
+                let kept = files.iter().filter(|file| keep(name_of(file)));
+                kept.cloned().collect::<Vec<_>>()
+            };
             match (pick(is_picture), pick(is_tar)) {
                 (pictures, _) if !pictures.is_empty() => Source::Files(pictures),
                 (_, tars) if !tars.is_empty() => Source::Tars(tars),
@@ -49,7 +51,7 @@ impl PictureSet {
                     path.display()
                 ),
             }
-        } else if is_tar(path) {
+        } else if is_tar(name_of(path)) {
             Source::Tars(vec![path.to_owned()])
         } else {
             bail!(
@@ -219,16 +221,11 @@ fn decode_named(name: String, bytes: &[u8]) -> anyhow::Result<(String, Pixels)> 
     Ok((name, pixels))
 }
 
-fn is_picture(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .and_then(|extension| extension.to_str())
-        .map(str::to_ascii_lowercase);
-    extension.is_some_and(|extension| PICTURE_EXTENSIONS.contains(&extension.as_str()))
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
-fn is_tar(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+fn is_tar(name: &str) -> bool {
     [".tar", ".tar.zst"].iter().any(|ending| name.ends_with(ending))
 }
 
@@ -252,4 +249,22 @@ fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_ending_that_encode_reads_is_a_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        for extension in PICTURE_EXTENSIONS {
+            std::fs::write(folder.path().join(format!("{extension}.{extension}")), "").unwrap();
+        }
+        std::fs::write(folder.path().join("index.html"), "").unwrap();
+        let set = PictureSet::open(folder.path(), None).unwrap();
+        assert_eq!(set.count(), Some(PICTURE_EXTENSIONS.len()));
+        assert!(PICTURE_EXTENSIONS.contains(&"jpe"));
+    }
 }

@@ -290,12 +290,16 @@ impl Sources {
     }
 }
 
+/// Endings of pictures' names, in lower case.
+pub const PICTURE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "jpe", "png", "webp"];
+
 /// Whether a file name ends like a picture's.
-fn is_picture(name: &str) -> bool {
+#[must_use]
+pub fn is_picture(name: &str) -> bool {
     let extension = name
         .rsplit_once('.')
         .map(|(_, extension)| extension.to_ascii_lowercase());
-    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "jpe" | "png" | "webp"))
+    extension.is_some_and(|extension| PICTURE_EXTENSIONS.contains(&extension.as_str()))
 }
 
 /// Hidden files, and the ones macOS leaves beside others.
