@@ -135,6 +135,12 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// `1 shard` or `2 shards`.
+#[must_use]
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Where log lines go: stderr, with the bars taken away while a line is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogWriter;

@@ -1,7 +1,7 @@
 //! Pictures in: sources, decoding, centre crop, and the codecs from pictures to latents.
 //!
-//! [`sources`] lists and reads pictures wherever they are; [`picture`] turns the bytes of a file into pixels and a square, and pixels into a PNG; [`codec`] turns batches of
-//! squares into latents and back.
+//! [`sources`] lists and reads pictures wherever they are; [`picture`] turns the bytes of a file into pixels and a square,
+//! and pixels into a PNG; [`codec`] turns batches of squares into latents and back.
 //!
 //! ```
 //! use deepflow_preprocess::codec::{Codec, IdentityCodec};

@@ -17,7 +17,7 @@ use crate::config::{long_help, CodecConfig, CodecKind, Config, ConfigArgs};
 use crate::device::DeviceArgs;
 use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
-use crate::progress::duration;
+use crate::progress::{counted, duration};
 use crate::share::ShareArgs;
 
 const EXAMPLES: &str = "\
@@ -118,11 +118,11 @@ impl Stage for EncodeArgs {
         };
         writeln!(
             stdout,
-            "{}: {} samples encoded, {} of {} shards were there already{state}",
+            "{}: {} samples encoded, {} of {} there already{state}",
             out.display(),
             report.encoded,
             report.shards_found,
-            report.shards
+            counted(report.shards, "shard")
         )?;
         if report.skipped + report.repaired + report.ignored > 0 {
             let list = out.join(SKIPPED_FILE);
@@ -256,11 +256,11 @@ fn report_dry_run(options: &EncodeOptions, json: bool) -> anyhow::Result<()> {
     }
     writeln!(
         stdout,
-        "latents {:?}: about {} and {:.1} MiB in {} shards before compression",
+        "latents {:?}: about {} and {:.1} MiB in {} before compression",
         plan.latent_shape,
         duration(Duration::from_secs_f64(plan.seconds.min(1e9))),
         mebibytes(plan.bytes),
-        plan.shards
+        counted(plan.shards, "shard")
     )?;
     Ok(())
 }
@@ -270,11 +270,27 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
 }
 
 fn background(text: &str) -> Result<[u8; 3], UsageError> {
-    let digits = text.trim_start_matches('#');
+    let digits = text.strip_prefix('#').unwrap_or(text);
+    let whole = digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     match u32::from_str_radix(digits, 16) {
-        Ok(value) if digits.len() == 6 => Ok([(value >> 16) as u8, (value >> 8) as u8, value as u8]),
+        Ok(value) if whole => Ok([(value >> 16) as u8, (value >> 8) as u8, value as u8]),
         _ => Err(UsageError(format!(
             "{text:?}: expected six hexadecimal digits, such as ffffff"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_background_is_six_digits() {
+        for text in ["ff8000", "#FF8000"] {
+            assert_eq!(background(text).ok(), Some([255, 128, 0]), "{text}");
+        }
+        for text in ["+fffff", "-fffff", "###ffffff", "fff", "ff80001", "", "#", "ffffé"] {
+            assert!(background(text).is_err(), "{text}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::{codec, open_sources, threads, EncodeOptions, Incident};
 const MEASURED: usize = 16;
 /// A tar pads members to blocks of this size and puts one before each.
 const BLOCK: u64 = 512;
-/// Up to this many bytes of `.npy` header and metadata fit into a block of their own.
+/// Length of the header of an `.npy` member.
 const NPY_HEADER: u64 = 128;
 
 /// What an encode would do.

@@ -13,9 +13,10 @@ use crate::train::find_checkpoint;
 /// Convert weights between torch checkpoints and safetensors
 ///
 /// Reads the torch checkpoints of the DeepFlow authors' trainer, public SiT and DiT checkpoints, and safetensors with the
-/// same names; writes safetensors with the names of the reference, a checkpoint's folder (OUT without an ending) that training
-/// goes on from, or (OUT ending in .pt) a torch file of ours. Nothing stored in a torch file is executed. A SiT's convention of time is folded into its weights, so that the same samplers work;
-/// a DiT predicts noise, which no change of weights makes a velocity of: it is only a start for fine-tuning.
+/// same names; writes safetensors with the names of the reference, a checkpoint's folder (OUT without an ending) that
+/// training goes on from, or (OUT ending in .pt) a torch file of ours. Nothing stored in a torch file is executed. A SiT's
+/// convention of time is folded into its weights, so that the same samplers work; a DiT predicts noise, which no change of
+/// weights makes a velocity of: it is only a start for fine-tuning.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  deepflow inspect convert 0400000.pt deepflow-b.safetensors\n  \

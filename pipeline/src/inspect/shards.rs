@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cli::Stage;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::progress::Progress;
+use crate::progress::{counted, Progress};
 
 /// Check a folder of shards: index, sizes, hashes, and every sample
 ///
@@ -79,10 +79,10 @@ impl ShardsArgs {
         };
         writeln!(
             out,
-            "{}: {} samples in {} shards, {:.1} MiB, {state}",
+            "{}: {} samples in {}, {:.1} MiB, {state}",
             self.folder.display(),
             report.samples,
-            report.shards,
+            counted(report.shards, "shard"),
             report.bytes as f64 / f64::from(1 << 20)
         )?;
         if let Some(Index { codec, .. }) = index {

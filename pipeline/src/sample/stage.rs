@@ -25,7 +25,7 @@ use crate::files::{refuse_foreign_shards, sha256, write_atomically};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory::check_sampling;
 use crate::on_device_in;
-use crate::progress::Progress;
+use crate::progress::{counted, Progress};
 use crate::share::{Share, ShareArgs};
 use crate::train::shift_factor;
 
@@ -170,15 +170,15 @@ impl Job {
         match self.writer.finish(self.shards) {
             Ok(index) => writeln!(
                 stdout,
-                "{out}: {} samples in {} shards",
+                "{out}: {} samples in {}",
                 index.samples,
-                index.shards.len()
+                counted(index.shards.len(), "shard")
             )?,
             Err(ShardError::ShardMissing { .. }) if self.mine.len() < self.shards => writeln!(
                 stdout,
-                "{out}: {} of {} shards are this process's and done; others have shards to write yet",
+                "{out}: {} of {} done, which are this process's; others have shards to write yet",
                 self.mine.len(),
-                self.shards
+                counted(self.shards, "shard")
             )?,
             Err(error) => return Err(error.into()),
         }
