@@ -101,9 +101,7 @@ pub fn encode_stage(bench: CodecBench<'_>, timer: &mut Timer<'_>, interrupt: &In
     };
     let report = encode(&options, interrupt)?;
     timer.take_ends(&ends.lock().unwrap_or_else(PoisonError::into_inner));
-    let pictures: Vec<Pixels> = (0..batch)
-        .map(|number| centre_crop(photograph(number, config.codec.size), config.codec.size))
-        .collect();
+    let pictures = squares(batch, config.codec.size)?;
     let step = || Ok(codec.encode(&pictures).map(drop)?);
     Ok(StageRun {
         batch,
@@ -188,10 +186,14 @@ fn patch_transform(config: &CodecConfig, weights: Option<&Path>) -> anyhow::Resu
         channels: config.channels,
         floor: config.whitening_floor,
     };
-    let sample: Vec<Pixels> = (0..FITTED_TO)
-        .map(|number| centre_crop(photograph(number, size), size))
-        .collect();
-    Ok(PcaCodec::fit(&sample, options)?)
+    Ok(PcaCodec::fit(&squares(FITTED_TO, size)?, options)?)
+}
+
+/// The middles of the first photographs.
+fn squares(count: usize, size: usize) -> anyhow::Result<Vec<Pixels>> {
+    (0..count)
+        .map(|number| Ok(centre_crop(photograph(number, size)?, size)))
+        .collect()
 }
 
 /// One shard of latents with the spread that sampling gives them.

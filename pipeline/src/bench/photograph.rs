@@ -21,7 +21,10 @@ const GRAIN: f32 = 6.0;
 const JPEG_QUALITY: u8 = 90;
 
 /// Photograph `number`, large enough for a crop of side `size`.
-pub fn photograph(number: usize, size: usize) -> Pixels {
+///
+/// # Errors
+/// When as many bytes as pixels need were not made.
+pub fn photograph(number: usize, size: usize) -> anyhow::Result<Pixels> {
     let scaled = |(side, crop): (usize, usize)| (size * side).div_ceil(crop);
     let (width, height) = (scaled(LONG_SIDE), scaled(SHORT_SIDE));
     let mut waves = [0.0; 24];
@@ -46,7 +49,9 @@ pub fn photograph(number: usize, size: usize) -> Pixels {
             }
         }
     }
-    Pixels::new(width, height, Colour::Rgb, data).unwrap_or_else(|| Pixels::filled(1, 1, Colour::Rgb, [0; 3]))
+    let bytes = data.len();
+    Pixels::new(width, height, Colour::Rgb, data)
+        .with_context(|| format!("a photograph of {width}×{height} pixels has {bytes} bytes, expected three a pixel"))
 }
 
 /// Writes `count` photographs for crops of side `size` into a new folder.
@@ -58,7 +63,7 @@ pub fn write_photographs(folder: &Path, count: usize, size: usize) -> anyhow::Re
     for number in 0..count {
         let path = folder.join(format!("{number:06}.jpg"));
         if number < DISTINCT {
-            let pixels = photograph(number, size);
+            let pixels = photograph(number, size)?;
             let (width, height) = (u32::try_from(pixels.width())?, u32::try_from(pixels.height())?);
             let mut bytes = Vec::new();
             JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).encode(
