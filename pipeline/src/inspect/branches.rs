@@ -36,7 +36,7 @@ const BATCH: usize = 128;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  deepflow inspect branches --checkpoint runs/first --data held-out --json")]
 pub struct BranchesArgs {
-    /// A run (its newest checkpoint), a checkpoint of a run, or a safetensors file with a configuration in it
+    /// A run (its newest checkpoint), a checkpoint's folder, or a safetensors file with a configuration in it
     #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// Folder of encoded shards, of the codec that the network was trained with

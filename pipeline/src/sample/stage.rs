@@ -47,7 +47,7 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES, &["sample", "output"]))]
 pub struct SampleArgs {
-    /// A run (its newest checkpoint), a checkpoint of a run, or a safetensors file with a configuration in it
+    /// A run (its newest checkpoint), a checkpoint's folder, or a safetensors file with a configuration in it
     #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// Folder to write to; new, empty, or of the same run
