@@ -166,4 +166,12 @@ mod tests {
         assert_eq!(duration(Duration::from_secs(200)), "3m 20s");
         assert_eq!(duration(Duration::from_secs(3725)), "1h 02m");
     }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            [0, 1, 2].map(|count| counted(count, "shard")),
+            ["0 shards", "1 shard", "2 shards"]
+        );
+    }
 }
