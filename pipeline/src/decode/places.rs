@@ -121,19 +121,21 @@ impl Places {
     }
 }
 
-/// A key or class name as one part of a path, different for every name: what would divide it, hide it or leave the folder is
-/// written as in an address, `%2F` for a slash.
+/// A key or class name as one part of a path, different for every name: `+` for a slash, and what would otherwise divide the
+/// name, hide it or leave the folder as in an address, `%3A` for a colon.
 fn file_name(name: &str) -> String {
-    let escaped = |(place, letter): (usize, char)| {
-        let special = matches!(letter, '/' | '\\' | ':' | '%') || letter.is_control() || (letter == '.' && place == 0);
-        let letter = letter.to_string();
-        if special {
-            letter.bytes().map(|byte| format!("%{byte:02X}")).collect()
-        } else {
-            letter
-        }
+    let escaped = |(place, letter): (usize, char)| match letter {
+        '/' => "+".to_owned(),
+        '\\' | ':' | '%' | '+' => percent_encoded(letter),
+        '.' if place == 0 => percent_encoded(letter),
+        letter if letter.is_control() => percent_encoded(letter),
+        letter => letter.to_string(),
     };
     name.char_indices().map(escaped).collect()
+}
+
+fn percent_encoded(letter: char) -> String {
+    letter.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 #[cfg(test)]
@@ -143,10 +145,11 @@ mod tests {
     #[test]
     fn names_stay_in_their_folder() {
         assert_eq!(file_name("n01440764_18.é-2"), "n01440764_18.é-2");
-        assert_eq!(file_name("n01440764/n01440764_18"), "n01440764%2Fn01440764_18");
-        assert_eq!(file_name("../../etc/passwd"), "%2E.%2F..%2Fetc%2Fpasswd");
-        assert_eq!(file_name("/absolute"), "%2Fabsolute");
+        assert_eq!(file_name("n01440764/n01440764_18"), "n01440764+n01440764_18");
+        assert_eq!(file_name("../../etc/passwd"), "%2E.+..+etc+passwd");
+        assert_eq!(file_name("/absolute"), "+absolute");
         assert_eq!(file_name(".hidden"), "%2Ehidden");
+        assert_eq!(file_name("a+b"), "a%2Bb");
         assert_eq!(file_name("100%\n\u{85}"), "100%25%0A%C2%85");
     }
 }
