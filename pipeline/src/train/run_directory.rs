@@ -52,22 +52,15 @@ impl RunDirectory {
     /// When `root` holds something else, a run with another configuration, or a run that another process works on.
     pub fn open(root: &Path, config: &Config) -> anyhow::Result<Self> {
         make_folder(root)?;
-        let saved = root.join(Config::FILE_NAME);
-        // Every stage leaves a configuration in its folder; only a run of training has checkpoints beside it.
-        let begun = saved.exists() && root.join(CHECKPOINTS).is_dir();
-        // A run that has saved nothing yet may still become another.
-        let started = begun && !checkpoints(root)?.is_empty();
-        if started {
-            refuse_another_run(root, config, &Config::read(&saved)?)?;
-        } else if !begun {
-            refuse_foreign_files(root)?;
-        }
+        // Nothing is written into somebody else's folder, not even the lock.
+        has_started(root, config)?;
         let lock = lock(&root.join(".lock"))?;
         let run = Self {
             root: root.to_owned(),
             _lock: lock,
         };
-        if !started {
+        // Until the lock was there, another process may have brought the run further.
+        if !has_started(root, config)? {
             run.forget_the_start()?;
         }
         make_folder(&run.checkpoints_folder())?;
@@ -253,6 +246,20 @@ fn refuse_another_run(root: &Path, config: &Config, saved: &Config) -> anyhow::R
 }
 
 /// Empty folders of a run may be there: a start that was killed before it had saved its configuration leaves them.
+/// Whether `root` holds a run that has saved something. One that has not may still become another.
+fn has_started(root: &Path, config: &Config) -> anyhow::Result<bool> {
+    let saved = root.join(Config::FILE_NAME);
+    // Every stage leaves a configuration in its folder; only a run of training has checkpoints beside it.
+    let begun = saved.exists() && root.join(CHECKPOINTS).is_dir();
+    let started = begun && !checkpoints(root)?.is_empty();
+    if started {
+        refuse_another_run(root, config, &Config::read(&saved)?)?;
+    } else if !begun {
+        refuse_foreign_files(root)?;
+    }
+    Ok(started)
+}
+
 fn refuse_foreign_files(root: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(root).with_context(|| root.display().to_string())? {
         let entry = entry.with_context(|| root.display().to_string())?;
