@@ -6,7 +6,7 @@ mod common;
 use common::{plan, sample, write, write_shard};
 use deepflow_datasets::{
     verify, Compression, Dataset, DatasetWriter, Dtype, Error, Index, Limits, Loader, LoaderConfig, LoaderState,
-    OffsetTable, OnError, OpenOptions, Posterior, Sample, ShardReader, ShardWriter, Shuffle,
+    OffsetTable, OnError, OpenOptions, Posterior, Sample, ShardReader, ShardWriter, Shuffle, INDEX_FILE,
 };
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
@@ -375,6 +375,15 @@ fn an_index_older_than_its_shards_is_found() {
             ),
         }
     }
+
+    // Other programs may write the digits in capitals.
+    let mut index = Index::load(folder.path()).unwrap();
+    for shard in &mut index.shards {
+        shard.sha256.make_ascii_uppercase();
+    }
+    fs::write(folder.path().join(INDEX_FILE), index.to_json()).unwrap();
+    set_modified(&path, SystemTime::now() + Duration::from_secs(60));
+    assert!(Dataset::open(folder.path(), options()).is_ok());
 }
 
 #[test]
