@@ -185,7 +185,18 @@ impl Attention {
     }
 
     /// The gradient of `qkv` by itself: what [`self_backward`](Self::self_backward) adds.
+    ///
+    /// # Panics
+    /// When there are not as many keys as queries, or `qkv` has another size.
     pub fn self_gradient(&self, qkv: &[f32], out: &[f32], normalizers: &[f32], dout: &[f32]) -> Vec<f32> {
+        let expected = self.batch * self.queries * 3 * self.width();
+        assert!(
+            self.keys == self.queries && qkv.len() == expected,
+            "{} values for {} queries and {} keys, expected as many keys as queries and {expected} values",
+            qkv.len(),
+            self.queries,
+            self.keys
+        );
         let write = |dqkv: &mut [MaybeUninit<f32>]| {
             let samples = dqkv.chunks_mut((self.queries * 3 * self.width()).max(1));
             // SAFETY: without `accumulate`, gradients are written before others are added.
