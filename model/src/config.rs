@@ -173,7 +173,8 @@ impl NetworkConfig {
         )
     }
 
-    fn sizes_in_range(&self) -> Result<(), ConfigError> {
+    /// Whether every size lies between 1 and what a computer could hold.
+    pub(crate) fn sizes_in_range(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("model.width", self.width, LARGEST_SIZE),
             ("model.depth", self.depth, LARGEST_SIZE),

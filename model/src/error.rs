@@ -93,12 +93,6 @@ pub enum WeightsError {
         /// What the configuration says.
         expected: String,
     },
-    /// What the weights carry as their configuration is none.
-    #[error("`config` in the metadata of the weights: {problem}")]
-    Description {
-        /// What is wrong with it.
-        problem: String,
-    },
     /// A tensor that is there but cannot be read.
     #[error("tensor {name} cannot be read: {problem}")]
     Unreadable {

@@ -46,4 +46,4 @@ pub use error::{ConfigError, ModelError, WeightsError};
 pub use memory::{sampling_memory, training_memory, TrainingMemory, TrainingSizes};
 pub use network::{parameter_shapes, FeaturePlace, Network, Outputs};
 pub use parameters::Parameter;
-pub use weights::{FineTuneReport, LoadReport, WeightSource};
+pub use weights::{FineTuneReport, LoadReport, NetworkFacts, WeightSource};

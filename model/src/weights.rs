@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use dfdx::prelude::Dtype;
 use half::{bf16, f16};
 use safetensors::{Dtype as FileType, SafeTensors};
+use serde::Deserialize;
 
 use crate::config::NetworkConfig;
 use crate::error::{ModelError, WeightsError};
@@ -18,6 +19,18 @@ const POSITION_TABLE: &str = "pos_embed";
 /// What the names of projectors begin with.
 const PROJECTORS: &str = "projectors.";
 
+/// What decides what a network computes and shows in no name and no shape of a tensor; `None` where nobody says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NetworkFacts {
+    /// [`NetworkConfig::heads`].
+    pub heads: Option<usize>,
+    /// [`NetworkConfig::branch_ends`].
+    pub branch_ends: Option<Vec<usize>>,
+    /// [`NetworkConfig::legacy_scaling`].
+    pub legacy_scaling: Option<bool>,
+}
+
 /// Tensors by name, whatever file or prefix they come from.
 pub trait WeightSource {
     /// Number type and shape of the tensor of this name.
@@ -29,12 +42,9 @@ pub trait WeightSource {
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError>;
     /// All names, sorted.
     fn names(&self) -> Vec<String>;
-    /// The configuration that the weights were trained with, where they carry one. `heads` are 0 where it leaves them out.
-    ///
-    /// # Errors
-    /// [`WeightsError::Description`].
-    fn config(&self) -> Result<Option<NetworkConfig>, WeightsError> {
-        Ok(None)
+    /// What the weights say of their network besides.
+    fn facts(&self) -> NetworkFacts {
+        NetworkFacts::default()
     }
 }
 
@@ -164,9 +174,7 @@ impl<E: Dtype, D: Operators<E>> Network<E, D> {
             });
         }
         report.ignored = self.without_place(source)?;
-        if let Some(theirs) = source.config()? {
-            refuse_another_network(&theirs, self.config())?;
-        }
+        refuse_another_network(source.facts(), self.config())?;
         Ok(Selection { taken, report })
     }
 
@@ -199,7 +207,7 @@ pub(crate) struct Selection {
 }
 
 /// Refuses weights of a network that computes something else from parameters of the same names and shapes.
-fn refuse_another_network(theirs: &NetworkConfig, ours: &NetworkConfig) -> Result<(), WeightsError> {
+fn refuse_another_network(theirs: NetworkFacts, ours: &NetworkConfig) -> Result<(), WeightsError> {
     // Every key is named, so that a new one has to find its place.
     let NetworkConfig {
         heads,
@@ -213,41 +221,34 @@ fn refuse_another_network(theirs: &NetworkConfig, ours: &NetworkConfig) -> Resul
         mlp_ratio: _,
         acceleration_width: _,
         qk_norm: _,
-        vera: _,
+        vera,
         // What may be another one in fine-tuning.
         latent_size: _,
         classes: _,
         class_dropout: _,
         alignment_width: _,
         projector_width: _,
-    } = theirs;
-    let rule = |same: bool, key, found: String, expected: String| {
-        if same {
-            Ok(())
-        } else {
-            Err(WeightsError::Network { key, found, expected })
-        }
-    };
-    rule(
-        // 0: converted from weights that do not show them.
-        [0, ours.heads].contains(heads),
-        "model.heads",
-        heads.to_string(),
-        ours.heads.to_string(),
-    )?;
-    rule(
-        *branch_ends == ours.branch_ends,
-        "model.branch_ends",
-        format!("{branch_ends:?}"),
-        format!("{:?}", ours.branch_ends),
-    )?;
-    rule(
-        // Of one branch, or without the gap, there is nothing to clamp.
-        *legacy_scaling == ours.legacy_scaling || ours.branch_ends.is_empty() || !ours.vera.time_gap,
+    } = ours;
+    same("model.heads", theirs.heads, heads)?;
+    same("model.branch_ends", theirs.branch_ends, branch_ends)?;
+    // Of one branch, or without the gap, there is nothing to clamp.
+    let clamps = !branch_ends.is_empty() && vera.time_gap;
+    same(
         "model.legacy_scaling",
-        legacy_scaling.to_string(),
-        ours.legacy_scaling.to_string(),
+        theirs.legacy_scaling.filter(|_| clamps),
+        legacy_scaling,
     )
+}
+
+fn same<V: PartialEq + std::fmt::Debug>(key: &'static str, found: Option<V>, expected: &V) -> Result<(), WeightsError> {
+    match found {
+        Some(found) if found != *expected => Err(WeightsError::Network {
+            key,
+            found: format!("{found:?}"),
+            expected: format!("{expected:?}"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Reads what was selected, one tensor in memory at a time; `values` are of the network's parameters, in their order.

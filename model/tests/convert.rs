@@ -690,6 +690,14 @@ fn what_does_not_fit_is_refused_by_name() {
         ),
         ("add blocks.3.attn.extra", "tensor `blocks.3.attn.extra`: has no place"),
         (
+            "add df_blocks.99999999999.acc_mlp.0.weight",
+            "has 100000000000 VeRA blocks by its names, expected fewer than its 6 blocks",
+        ),
+        (
+            "add df_blocks.18446744073709551615.acc_mlp.0.weight",
+            "has 18446744073709551615 VeRA blocks by its names",
+        ),
+        (
             "short blocks.3.mlp.fc1.bias",
             "tensor `blocks.3.mlp.fc1.bias`: shape [127], expected [128]",
         ),
@@ -721,6 +729,41 @@ fn what_does_not_fit_is_refused_by_name() {
             ..Options::default()
         };
         let message = refusal(&broken, &options);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+/// Few numbers that call themselves the beginning of a network too large for any memory.
+#[test]
+fn claimed_sizes_are_not_made_before_they_are_borne_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let claims = folder.path().join("claims.pt");
+    for (embedder, modulation, expected) in [
+        (
+            [1 << 20, 1, 1, 1],
+            [6, 3],
+            "`x_embedder.proj.weight`: model.width = 1048576: must be at most 65536",
+        ),
+        (
+            [1 << 16, 1, 1, 1],
+            [6, 3],
+            "`final_layer.adaLN_modulation.1.weight`: shape [6, 3], expected [131072, 65536]",
+        ),
+    ] {
+        let mut writer = TorchWriter::create(&claims).unwrap();
+        let mut dict = Vec::new();
+        let outputs = [1, embedder[0]];
+        for (name, shape) in [
+            ("x_embedder.proj.weight", embedder.to_vec()),
+            ("final_layer.linear.weight", outputs.to_vec()),
+            ("final_layer.adaLN_modulation.1.weight", modulation.to_vec()),
+        ] {
+            let values = vec![0.0; shape.iter().product()];
+            let tensor = writer.tensor(&TensorData::from_f32(shape, &values)).unwrap();
+            dict.push((PythonObject::text(name), tensor));
+        }
+        writer.finish(&PythonObject::Dict(dict)).unwrap();
+        let message = refusal(&claims, &Options::default());
         assert!(message.contains(expected), "{message}");
     }
 }

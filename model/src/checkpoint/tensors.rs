@@ -7,14 +7,13 @@ use std::path::Path;
 use dfdx::prelude::{Dtype, HasShape};
 use safetensors::Dtype as FileType;
 
-use crate::config::NetworkConfig;
 use crate::convert::safetensors_file::write as write_safetensors;
 use crate::convert::{ConvertError, SafetensorsFile};
 use crate::error::WeightsError;
 use crate::network::Network;
 use crate::ops::{Operators, Vector};
 use crate::torch_pickle::TensorData;
-use crate::weights::WeightSource;
+use crate::weights::{NetworkFacts, WeightSource};
 
 /// The tensors of a file whose names begin with a prefix, without it.
 pub(super) struct Below<'a> {
@@ -38,8 +37,8 @@ impl WeightSource for Below<'_> {
             .collect()
     }
 
-    fn config(&self) -> Result<Option<NetworkConfig>, WeightsError> {
-        self.file.config()
+    fn facts(&self) -> NetworkFacts {
+        self.file.facts()
     }
 }
 

@@ -88,7 +88,13 @@ fn guessed(
     let legacy_scaling = options
         .legacy_scaling
         .or(argument("legacy_scaling").and_then(|value| value.as_bool()));
-    let branches = count(weights, "df_blocks") + 1;
+    let refiners = count(weights, "df_blocks");
+    // Names may claim any number: nothing is made of them before they fit each other.
+    if refiners >= depth.max(1) {
+        let problem = format!("has {refiners} VeRA blocks by its names, expected fewer than its {depth} blocks");
+        return Err(ConvertError::content(weights.path(), problem));
+    }
+    let branches = refiners + 1;
     let mut config = NetworkConfig {
         width,
         depth,
@@ -149,7 +155,7 @@ fn count(weights: &Weights<'_>, module: &str) -> usize {
         let (index, _) = name.strip_prefix(module)?.strip_prefix('.')?.split_once('.')?;
         index.parse::<usize>().ok()
     });
-    indices.max().map_or(0, |last| last + 1)
+    indices.max().map_or(0, |last| last.saturating_add(1))
 }
 
 fn heads(weights: &Weights<'_>, width: usize, options: &Options) -> usize {

@@ -47,7 +47,7 @@ pub enum ConvertError {
     },
     /// The name of the output says no known format.
     #[error(
-        "{path}: `{found}` says no format; expected .safetensors, .pt, .pth, or no ending for a checkpoint's folder"
+        "{path}: `{found}` says no format; expected .safetensors, .pt, .pth, .ckpt, or no ending for a checkpoint's folder"
     )]
     Output {
         /// The output.

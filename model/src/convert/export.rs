@@ -6,18 +6,20 @@ use super::names::registration_order;
 use super::optimizer;
 use super::weights::Weights;
 use super::{Options, Report, WeightSet};
+use crate::checkpoint::{partial_name, sync_folder};
 use crate::torch_pickle::{PythonObject, TensorData, TorchWriter};
 use crate::NetworkConfig;
 use std::path::Path;
 
 /// A checkpoint folder brings `model`, `ema` and `opt`; a single file of weights becomes both of the first.
 pub(super) fn to_torch(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
-    let temporary = output.with_extension("partial");
+    let temporary = partial_name(output)?;
     let written = write(input, &temporary, options).and_then(|imported| {
         std::fs::rename(&temporary, output).map_err(|source| ConvertError::Io {
             path: output.to_owned(),
             source,
         })?;
+        sync_folder(output.parent().unwrap_or(Path::new(".")))?;
         Ok(imported)
     });
     if written.is_err() {

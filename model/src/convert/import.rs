@@ -9,7 +9,6 @@ use super::weights::Weights;
 use super::{Options, Report, SingleHead, WeightSet};
 use crate::checkpoint::{write_whole, AdamWRecord, State, EMA_FILE, MODEL_FILE, OPTIMIZER_FILE};
 use crate::torch_pickle::{TensorData, TorchFile, Value};
-use crate::weights::WeightSource;
 use crate::NetworkConfig;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -128,8 +127,14 @@ struct Contents<'a> {
 
 /// The configuration in a file's metadata, where it carries one; its `heads` are 0 where it leaves them out.
 pub(crate) fn config_of(file: &SafetensorsFile) -> Result<Option<NetworkConfig>, ConvertError> {
-    file.config()
-        .map_err(|error| ConvertError::content(file.path(), error.to_string()))
+    let Some(text) = file.metadata().get("config") else {
+        return Ok(None);
+    };
+    let wrong =
+        |error: serde_json::Error| ConvertError::content(file.path(), format!("`config` in its metadata: {error}"));
+    let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(wrong)?;
+    fields.entry("heads").or_insert(json!(0));
+    serde_json::from_value(fields.into()).map(Some).map_err(wrong)
 }
 
 /// Weights with reference names, in our convention of time.
@@ -173,8 +178,30 @@ fn fold_single_head(weights: &mut Weights<'_>, options: &Options, notes: &mut Ve
             "is missing or has other than 4 dimensions",
         ));
     };
+    let sizes = NetworkConfig {
+        width,
+        patch,
+        latent_channels: channels,
+        ..NetworkConfig::default()
+    };
+    sizes
+        .sizes_in_range()
+        .map_err(|error| ConvertError::tensor(weights.path(), embedder, error.to_string()))?;
+    let outputs = patch * patch * channels;
     if sit::drop_variance(weights, "final_layer", patch * patch, channels)? {
         notes.push("the second half of the output channels, a learned variance, is dropped".to_owned());
+    }
+    // Shapes are claims until their numbers are read: zeros of these sizes are only made beside a head that is there.
+    for (part, shape) in [
+        ("linear.weight", [outputs, width]),
+        ("adaLN_modulation.1.weight", [2 * width, width]),
+    ] {
+        let name = format!("final_layer.{part}");
+        let found = weights.read(&name)?.shape;
+        if found != shape {
+            let problem = format!("shape {found:?}, expected {shape:?}");
+            return Err(ConvertError::tensor(weights.path(), &name, problem));
+        }
     }
     match options.single_head {
         SingleHead::Sit => {
@@ -196,7 +223,6 @@ fn fold_single_head(weights: &mut Weights<'_>, options: &Options, notes: &mut Ve
         weights.rename(&format!("final_layer.{part}"), &format!("final_layer.1.{part}"));
     }
     // The heads of inner branches and the gap embedder are part of the format, but one branch never uses them.
-    let outputs = patch * patch * channels;
     let mut unused = |name: String, shape: Vec<usize>| {
         let zeros = vec![0.0; shape.iter().product()];
         weights.replace(&name, TensorData::from_f32(shape, &zeros));

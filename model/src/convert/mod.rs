@@ -3,7 +3,7 @@
 //! [`convert`] reads a torch file (or safetensors) and writes safetensors with the reference names (network spec §2) and
 //! metadata, or the other way round: what the output is called decides.
 //!
-//! | from | to `.safetensors` | to a folder | to `.pt` / `.pth` |
+//! | from | to `.safetensors` | to a folder | to `.pt` / `.pth` / `.ckpt` |
 //! |---|---|---|---|
 //! | torch file of the authors' trainer | one set of weights (EMA by default) | a checkpoint: both sets, and the optimiser's state | |
 //! | torch or safetensors file of SiT or DiT | the same network as one branch of ours | a checkpoint without optimiser | |

@@ -5,8 +5,7 @@ use super::error::ConvertError;
 use crate::checkpoint::{partial_name, sync_folder};
 use crate::error::WeightsError;
 use crate::torch_pickle::TensorData;
-use crate::weights::WeightSource;
-use crate::NetworkConfig;
+use crate::weights::{NetworkFacts, WeightSource};
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::Dtype;
 use serde_json::{json, Map, Value};
@@ -153,16 +152,12 @@ impl WeightSource for SafetensorsFile {
         self.tensors.keys().cloned().collect()
     }
 
-    fn config(&self) -> Result<Option<NetworkConfig>, WeightsError> {
-        let Some(text) = self.metadata.get("config") else {
-            return Ok(None);
-        };
-        let wrong = |error: serde_json::Error| WeightsError::Description {
-            problem: error.to_string(),
-        };
-        let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(wrong)?;
-        fields.entry("heads").or_insert(json!(0));
-        serde_json::from_value(fields.into()).map(Some).map_err(wrong)
+    /// Read from our own metadata; what others wrote under that name says nothing of a network.
+    fn facts(&self) -> NetworkFacts {
+        let config = self.metadata.get("config");
+        config
+            .and_then(|config| serde_json::from_str(config).ok())
+            .unwrap_or_default()
     }
 }
 

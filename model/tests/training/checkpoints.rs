@@ -6,7 +6,7 @@ use deepflow_model::convert::{convert, Options, SafetensorsFile};
 use deepflow_model::training::{LossSettings, OptimizerSettings, Trainer};
 use deepflow_model::{Network, NetworkConfig};
 use dfdx::prelude::Cpu;
-use safetensors::SafeTensors;
+use safetensors::{serialize_to_file, SafeTensors};
 use serde_json::json;
 
 use crate::support::{batch, bits, config, trainer, RATES};
@@ -119,6 +119,31 @@ fn a_checkpoint_that_does_not_fit_names_the_first_tensor_and_both_shapes() {
     std::fs::write(&file, b"short").unwrap();
     let error = trainer(6).resume(&folder).unwrap_err().to_string();
     assert!(error.contains("model.safetensors: not a safetensors file"), "{error}");
+}
+
+/// Others write a `config` of their own keys: it says nothing of ours but what it names as we do.
+#[test]
+fn the_configuration_of_other_programs_stands_in_nobodys_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("step-0000000");
+    trainer(6).save(&folder, &json!(null)).unwrap();
+    let bytes = std::fs::read(folder.join(MODEL_FILE)).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    for (foreign, refused) in [
+        (r#"{"dim": 32, "acc_hidden": 16, "heads": 2}"#, None),
+        ("see the wiki", None),
+        (r#"{"dim": 32, "heads": 4}"#, Some("model.heads = 4, expected 2")),
+    ] {
+        let metadata = [("config".to_owned(), foreign.to_owned())].into();
+        let file = directory.path().join("foreign.safetensors");
+        serialize_to_file(tensors.clone(), Some(metadata), &file).unwrap();
+        let loaded = load_network::<f32, Cpu>(&file, config(), Cpu::default()).map_err(|error| error.to_string());
+        match (loaded, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(difference)) => assert!(error.contains(difference), "{error}"),
+            (loaded, _) => panic!("{foreign}: {:?}", loaded.err()),
+        }
+    }
 }
 
 #[test]
