@@ -30,7 +30,7 @@ const PER_CLASS: usize = 10;
 /// Run the whole pipeline on pictures that ship with the program
 ///
 /// Encodes the 10,000 test pictures of Fashion-MNIST, trains a small DeepFlow-2T on them, generates ten pictures of each of
-/// the ten classes and decodes them, in two to five minutes on two cores. Ends with contact-sheet.png (for each class real
+/// the ten classes and decodes them, in one to five minutes on two cores. Ends with contact-sheet.png (for each class real
 /// pictures above, generated ones below) and loss.png. Needs no download. A demo that was stopped goes on when it is
 /// started again.
 #[derive(Args, Debug)]
