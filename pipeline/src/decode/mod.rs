@@ -29,6 +29,7 @@ use crate::time_split::TimeSplit;
 use places::Places;
 
 pub use arguments::DecodeArgs;
+pub(crate) use places::{RECORD_FILE, SHEET_FILE};
 
 /// What to decode, and to where.
 #[derive(Clone, Debug)]

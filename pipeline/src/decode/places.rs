@@ -7,6 +7,10 @@ use deepflow_datasets::Index;
 use crate::config::OutputFormat;
 use crate::files::{make_folder, remove_folder, sync_folder, write_atomically};
 
+/// What was decoded into a folder, from what: in the root of every output folder.
+pub(crate) const RECORD_FILE: &str = "decode.json";
+/// The contact sheet, in the root of an output folder.
+pub(crate) const SHEET_FILE: &str = "contact-sheet.png";
 /// Up to this many samples, class folders need no further folders below them.
 const FLAT_UP_TO: u64 = 10_000;
 
@@ -38,7 +42,7 @@ impl Places {
 
     /// What was decoded here, from what.
     pub(super) fn record(&self) -> PathBuf {
-        self.out.join("decode.json")
+        self.out.join(RECORD_FILE)
     }
 
     /// The PNG file of a sample: `CLASS/KEY.png`, in large sets `CLASS/SHARD/KEY.png`, so that no folder gets more files
@@ -82,7 +86,7 @@ impl Places {
 
     /// The contact sheet.
     pub(super) fn sheet(&self) -> PathBuf {
-        self.out.join("contact-sheet.png")
+        self.out.join(SHEET_FILE)
     }
 
     /// A tile of the contact sheet, kept until all tiles are there.

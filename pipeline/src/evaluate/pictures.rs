@@ -3,6 +3,7 @@
 use super::content_hash::content_hash;
 use super::npz::PictureArray;
 use crate::codecs;
+use crate::decode::{RECORD_FILE, SHEET_FILE};
 use crate::interrupt::Interrupt;
 use crate::latent::latent_of;
 use anyhow::{bail, ensure, Context};
@@ -28,7 +29,8 @@ enum Source {
 
 impl PictureSet {
     /// The pictures below a folder (PNG, JPEG, WebP, in the order of their paths), in a tar, in a folder of tars, or those
-    /// that a folder of latent shards decodes to; `codec_weights` is the codec's file, where it is not beside the index.
+    /// that a folder of latent shards decodes to; `codec_weights` is the codec's file, where it is not beside the index. The
+    /// contact sheet of a folder that decode wrote is none of them.
     ///
     /// # Errors
     /// When there is nothing of the kind, or the codec of latent shards cannot be opened.
@@ -38,7 +40,12 @@ impl PictureSet {
             let index = Index::load(path)?;
             Source::Latents(codecs::open(&index.codec, path, codec_weights, None)?, Box::new(index))
         } else if metadata.is_dir() {
-            let files = files_below(path)?;
+            let mut files = files_below(path)?;
+            if path.join(RECORD_FILE).is_file() {
+                // It shows the pictures beside it once more.
+                let sheet = path.join(SHEET_FILE);
+                files.retain(|file| *file != sheet);
+            }
             let pick = |keep: fn(&str) -> bool| {
                 let kept = files.iter().filter(|file| keep(name_of(file)));
                 kept.cloned().collect::<Vec<_>>()
@@ -255,6 +262,12 @@ fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::{OutputFormat, Precision};
+    use crate::decode::{decode, DecodeOptions};
+    use crate::share::Share;
+    use deepflow_datasets::{Compression, DatasetPlan, DatasetWriter, Dtype, Sample, LATENT};
+    use deepflow_preprocess::codec::IdentityCodec;
+    use deepflow_preprocess::picture::PngCompression;
 
     #[test]
     fn every_ending_that_encode_reads_is_a_picture() {
@@ -266,5 +279,76 @@ mod tests {
         let set = PictureSet::open(folder.path(), None).unwrap();
         assert_eq!(set.count(), Some(PICTURE_EXTENSIONS.len()));
         assert!(PICTURE_EXTENSIONS.contains(&"jpe"));
+    }
+
+    /// The number of pictures of what decode makes of seven latents in `format`.
+    fn read_after_decode(format: OutputFormat) -> usize {
+        const SIDE: usize = 4;
+        let folder = tempfile::tempdir().unwrap();
+        let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+        let codec = deepflow_datasets::Codec {
+            name: "identity".into(),
+            weights_sha256: None,
+            scale_factor: 1.0,
+            latent_shape: [3, SIDE, SIDE],
+            dtype: Dtype::F32,
+            resolution: SIDE,
+            settings: std::collections::BTreeMap::default(),
+        };
+        let plan = DatasetPlan {
+            name: "samples".into(),
+            compression: Compression::None,
+            codec,
+            classes: Vec::new(),
+        };
+        let writer = DatasetWriter::create(&latents, plan).unwrap();
+        let mut shard = writer.begin_shard(0).unwrap();
+        for i in 0..7 {
+            let latent = Sample::new(format!("{i:03}"));
+            let latent = latent.with_array(LATENT, &[0.1; 3 * SIDE * SIDE], &[3, SIDE, SIDE], Dtype::F32);
+            shard.write(&latent.unwrap()).unwrap();
+        }
+        shard.finish().unwrap();
+        writer.finish(1).unwrap();
+        let options = DecodeOptions {
+            shards: latents,
+            out: out.clone(),
+            format,
+            compression: PngCompression::Fast,
+            sheet_columns: 10,
+            batch: None,
+            precision: Precision::F32,
+            tf32: true,
+            share: Share::WHOLE,
+        };
+        let codec = IdentityCodec::new(SIDE, Colour::Rgb);
+        decode(&options, &codec, &Interrupt::default()).unwrap();
+        assert!(out.join(SHEET_FILE).is_file());
+        let mut count = 0;
+        let mut read = |pictures: &[Pixels]| {
+            count += pictures.len();
+            Ok(())
+        };
+        let set = PictureSet::open(&out, None).unwrap();
+        set.for_each_batch(4, &Interrupt::default(), &mut read).unwrap();
+        count
+    }
+
+    #[test]
+    fn the_folders_that_decode_writes_are_read_without_their_contact_sheet() {
+        assert_eq!(read_after_decode(OutputFormat::Folders), 7);
+    }
+
+    #[test]
+    fn the_tars_that_decode_writes_are_read_beside_their_contact_sheet() {
+        assert_eq!(read_after_decode(OutputFormat::Tar), 7);
+    }
+
+    /// Only decode's is known to show the others again.
+    #[test]
+    fn a_picture_of_the_name_of_a_contact_sheet_is_a_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(SHEET_FILE), "").unwrap();
+        assert_eq!(PictureSet::open(folder.path(), None).unwrap().count(), Some(1));
     }
 }
