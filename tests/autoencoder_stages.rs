@@ -86,6 +86,45 @@ fn pictures_go_through_the_autoencoder_and_come_back() {
     assert_eq!((pixels.width(), pixels.height()), (SIZE, SIZE));
 }
 
+/// The network's numbers depend on it, on a GPU; folders that do not say it were made with the default.
+#[test]
+fn another_precision_is_another_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let refused = |command: &mut Command, expected: &str| {
+        let output = command.args(["--set", "codec.tf32=false"]).assert().code(1);
+        let stderr = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert!(stderr.contains(expected), "{stderr}");
+    };
+    write_pictures(&at("pictures/one"));
+    let encode = || {
+        let mut command = encode(&at("pictures"), &at("latents"));
+        set_weights(&mut command, &weights());
+        command
+    };
+    encode().assert().success();
+    let settings = Index::load(&at("latents")).unwrap().codec.settings;
+    assert!(!settings.contains_key("precision") && !settings.contains_key("tf32"));
+    encode().assert().success();
+    refused(
+        &mut encode(),
+        "codec.settings.tf32 was absent when these shards were begun, now it is false",
+    );
+
+    let decode = || decode_shards(&at("latents"), &at("decoded"), &weights());
+    decode().assert().success();
+    let other = "the folder holds another run (tf32 is true, this run has false)";
+    refused(&mut decode(), other);
+    let record = at("decoded/decode.json");
+    let mut earlier: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    for field in ["precision", "tf32"] {
+        assert!(earlier.as_object_mut().unwrap().remove(field).is_some());
+    }
+    fs::write(&record, earlier.to_string()).unwrap();
+    decode().assert().success();
+    refused(&mut decode(), other);
+}
+
 /// The autoencoder of [`weights`] with eight latent channels instead of four; the tensors that this changes are zero.
 fn write_weights_of_eight_channels(folder: &Path) {
     fs::create_dir(folder).unwrap();

@@ -200,23 +200,13 @@ fn an_output_folder_with_another_run() {
         line.contains("codec.settings.generator.model.heads was 2 when these shards were begun, now it is 4"),
         "{line}"
     );
-    for (setting, found) in [
-        ("codec.size=4", "latent_shape"),
-        (
-            "codec.tf32=false",
-            "codec.settings.tf32 was true when these shards were begun, now it is false",
-        ),
-    ] {
-        let encode = format!("--pictures @t10k-images-idx3-ubyte --grey --out @latents --set {setting}");
-        let line = workshop.refused("encode", &encode, 1);
-        assert!(line.contains(found), "{line}");
-    }
+    let encode = "--pictures @t10k-images-idx3-ubyte --grey --out @latents --set";
+    let line = workshop.refused("encode", &format!("{encode} codec.size=4"), 1);
+    assert!(line.contains("latent_shape"), "{line}");
+    // What the codec of pixels does not depend on makes no other run.
+    workshop.done("encode", &format!("{encode} codec.tf32=false"));
     workshop.done("decode", "--shards @latents --out @pictures");
-    let line = workshop.refused("decode", "--shards @latents --out @pictures --set codec.tf32=false", 1);
-    assert!(
-        line.contains("the folder holds another run (tf32 is true, this run has false)"),
-        "{line}"
-    );
+    workshop.done("decode", "--shards @latents --out @pictures --set codec.tf32=false");
 }
 
 /// `| head` and the like: the work is done, only nobody reads of it.

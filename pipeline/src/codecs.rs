@@ -17,6 +17,15 @@ use crate::rank::Rank;
 /// The file beside `index.json`, and in a run, that holds a codec small enough to travel with its latents.
 pub const CODEC_FILE: &str = "codec.safetensors";
 
+/// The codec that is a network.
+const NETWORK: &str = "autoencoder-kl";
+
+/// Whether `codec.precision` and `codec.tf32` say anything of this codec's results.
+#[must_use]
+pub fn has_precision(codec: &str) -> bool {
+    codec == NETWORK
+}
+
 /// Where a codec that is a network computes: on the device of the command line, in the precision of `[codec]`.
 #[derive(Clone, Copy, Debug)]
 pub struct CodecDevice<'a> {
@@ -118,7 +127,7 @@ fn load(
     weights: Option<&Path>,
     place: Option<CodecDevice<'_>>,
 ) -> anyhow::Result<Box<dyn Codec>> {
-    if let Some(place) = place.filter(|_| record.name != "autoencoder-kl") {
+    if let Some(place) = place.filter(|_| record.name != NETWORK) {
         place.processor(&record.name)?;
     }
     match record.name.as_str() {
@@ -127,19 +136,19 @@ fn load(
             let path = weights.map_or_else(|| shards.join(CODEC_FILE), PathBuf::from);
             Ok(Box::new(PcaCodec::load(&path, record.resolution)?))
         }
-        "autoencoder-kl" => match weights {
+        NETWORK => match weights {
             Some(path) => Ok(Box::new(match place {
                 Some(place) => place.autoencoder(path, record.resolution)?.0,
                 None => AutoencoderKlCodec::load(path, record.resolution)?,
             })),
             None => Err(UsageError(format!(
-                "{}: encoded with autoencoder-kl; say where its weights are (--weights DIR or codec.weights)",
+                "{}: encoded with {NETWORK}; say where its weights are (--weights DIR or codec.weights)",
                 shards.display()
             ))
             .into()),
         },
         other => bail!(
-            "{}: made with the codec {other:?}, expected one of identity, pca, autoencoder-kl",
+            "{}: made with the codec {other:?}, expected one of identity, pca, {NETWORK}",
             shards.join(deepflow_datasets::INDEX_FILE).display()
         ),
     }

@@ -298,6 +298,37 @@ fn a_codec_fitted_to_another_number_of_pictures_is_another_run() {
     run(&fitted_to(10));
 }
 
+/// A training run compares what the index says, so re-encoded shards of the same bytes must say the same.
+#[test]
+fn a_codec_that_is_no_network_records_no_precision() {
+    let (pictures, out, again) = (pictures(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let with_precision = |out: &Path| EncodeOptions {
+        precision: Precision::Mixed,
+        tf32: false,
+        ..options(pictures.path(), out)
+    };
+    run(&options(pictures.path(), out.path()));
+    run(&with_precision(again.path()));
+    assert_eq!(files(again.path()), files(out.path()));
+    assert_eq!(run(&with_precision(out.path())).shards_found, 4);
+    let settings = Index::load(out.path()).unwrap().codec.settings;
+    assert_eq!(
+        settings.into_keys().collect::<Vec<_>>(),
+        [
+            "background",
+            "colour",
+            "factor",
+            "fit",
+            "fit_images",
+            "keep_pictures",
+            "mirror",
+            "shard_samples",
+            "shift_factor",
+            "sources_sha256"
+        ]
+    );
+}
+
 #[test]
 fn a_source_without_one_usable_picture_fails_with_the_reason() {
     let (pictures, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -17,10 +17,12 @@ use anyhow::{bail, Context};
 use deepflow_datasets::{hex, Index, INDEX_FILE};
 use deepflow_preprocess::codec::Codec;
 use deepflow_preprocess::picture::PngCompression;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::config::{OutputFormat, Precision};
+use crate::codecs::has_precision;
+use crate::config::{CodecConfig, OutputFormat, Precision};
 use crate::files::{make_folder, write_atomically};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -70,13 +72,16 @@ pub struct DecodeReport {
 }
 
 /// What decided the pictures in a folder: a later run with another record is another run.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct Record {
     index_sha256: String,
     codec: String,
     weights_sha256: String,
-    precision: Precision,
-    tf32: bool,
+    /// This and the next, of codecs whose results depend on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision: Option<Precision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tf32: Option<bool>,
     format: OutputFormat,
     compression: PngCompression,
     sheet_columns: usize,
@@ -176,12 +181,13 @@ fn finish(
 fn begin(options: &DecodeOptions, codec: &dyn Codec, places: &Places) -> anyhow::Result<()> {
     let index_path = options.shards.join(INDEX_FILE);
     let index = fs::read(&index_path).with_context(|| index_path.display().to_string())?;
+    let has_precision = has_precision(&codec.identity().name);
     let record = Record {
         index_sha256: hex(&Sha256::digest(index)),
         codec: codec.identity().name.clone(),
         weights_sha256: codec.identity().weights_sha256.clone(),
-        precision: options.precision,
-        tf32: options.tf32,
+        precision: has_precision.then_some(options.precision),
+        tf32: has_precision.then_some(options.tf32),
         format: options.format,
         compression: options.compression,
         sheet_columns: options.sheet_columns,
@@ -219,13 +225,26 @@ fn holds_other_files(folder: &Path, record: &Path) -> bool {
     })
 }
 
+/// What a field was in the folders of builds that did not record it.
+fn before_it_was_recorded(field: &str) -> serde_json::Value {
+    let CodecConfig { precision, tf32, .. } = CodecConfig::default();
+    match field {
+        "precision" => json!(precision),
+        "tf32" => json!(tf32),
+        _ => serde_json::Value::Null,
+    }
+}
+
 fn check_same_run(record: &Record, earlier: &[u8], path: &Path) -> anyhow::Result<()> {
     let earlier: serde_json::Value = serde_json::from_slice(earlier).with_context(|| path.display().to_string())?;
     let expected = serde_json::to_value(record)?;
     let fields = expected.as_object().into_iter().flatten();
     for (field, expected) in fields {
-        let found = earlier.get(field).unwrap_or(&serde_json::Value::Null);
-        if found != expected {
+        let found = earlier
+            .get(field)
+            .cloned()
+            .unwrap_or_else(|| before_it_was_recorded(field));
+        if found != *expected {
             bail!(
                 "{}: the folder holds another run ({field} is {found}, this run has {expected}); give another folder",
                 path.display()

@@ -23,8 +23,8 @@ use deepflow_preprocess::sources::{SourceOptions, Sources};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::codecs::CODEC_FILE;
-use crate::config::Precision;
+use crate::codecs::{has_precision, CODEC_FILE};
+use crate::config::{CodecConfig, Precision};
 use crate::files::refuse_foreign_shards;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -206,14 +206,22 @@ fn plan(options: &EncodeOptions, sources: &Sources, codec: &dyn Codec) -> Datase
         ("fit", json!(options.fit)),
         ("mirror", json!(options.mirror)),
         ("keep_pictures", json!(options.keep_pictures)),
-        ("precision", json!(options.precision)),
-        ("tf32", json!(options.tf32)),
         ("shard_samples", json!(options.shard_samples)),
         ("sources_sha256", json!(sources.fingerprint())),
     ];
     if let CodecChoice::Pca(PcaSource::Fit { pictures, .. }) = options.codec {
         // The codec that a run before has fitted is used again, whatever it was fitted to.
         settings.push(("fit_images", json!(codec::fitted_to(pictures, sources))));
+    }
+    if has_precision(&identity.name) {
+        // What is not said is the default, also in the folders of builds that knew nothing else.
+        let CodecConfig { precision, tf32, .. } = CodecConfig::default();
+        if options.precision != precision {
+            settings.push(("precision", json!(options.precision)));
+        }
+        if options.tf32 != tf32 {
+            settings.push(("tf32", json!(options.tf32)));
+        }
     }
     let weights = Some(identity.weights_sha256.clone()).filter(|sha256| !sha256.is_empty());
     DatasetPlan {
