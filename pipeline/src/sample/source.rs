@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use deepflow_datasets::{Class, Codec, Dtype};
 use deepflow_model::checkpoint::{read_config, EMA_FILE, MODEL_FILE};
+use serde_json::json;
 
 use crate::codecs::CODEC_FILE;
 use crate::config::{CodecConfig, CodecKind, Config, ConfigArgs};
@@ -61,11 +62,22 @@ impl Source {
         })
     }
 
-    /// Weights of which nothing is known but the configuration.
+    /// Weights of which nothing is known but the network. What else they were trained with is up to the user, and nothing
+    /// shows that it is wrong but the pictures.
     fn alone(weights: PathBuf, config: Config) -> Self {
+        let codec = codec_of_config(&config);
+        tracing::warn!(
+            "{}: no run above it says how it was trained; loss.path = {}, codec.kind = \"{}\" and codec.size = {} are those of \
+             --config and --set, or else the defaults, with latents scaled by {} and not shifted, and no names of classes",
+            weights.display(),
+            json!(config.loss.path),
+            codec.name,
+            codec.resolution,
+            codec.scale_factor
+        );
         Self {
             weights,
-            codec: codec_of_config(&config),
+            codec,
             config,
             classes: Vec::new(),
             codec_file: None,
