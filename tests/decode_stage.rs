@@ -8,7 +8,9 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use deepflow::interrupt::Interrupt;
-use deepflow_datasets::{Class, Codec, Compression, DatasetPlan, DatasetWriter, Dtype, Limits, Sample, ShardReader};
+use deepflow_datasets::{
+    Class, Codec, Compression, DatasetPlan, DatasetWriter, Dtype, Index, Limits, Sample, ShardReader,
+};
 use deepflow_preprocess::codec::IdentityCodec;
 use deepflow_preprocess::picture::{decode, Colour, DecodeOptions};
 
@@ -201,7 +203,7 @@ fn shared_and_continued_work_gives_the_same_files() {
         decode_command(&latents, &continued, &["--set", &format, "--shard-range", "0..2"])
             .assert()
             .success();
-        fs::remove_file(continued.join(".done/samples-000001")).unwrap();
+        fs::remove_file(continued.join(".done/samples-000001.tar")).unwrap();
         if format.ends_with("folders") {
             fs::remove_file(continued.join("even/00000004.png")).unwrap();
         }
@@ -254,6 +256,31 @@ fn keys_and_shards_of_similar_names_are_told_apart() {
         };
         found.sort_unstable();
         assert_eq!(found, [0, 2, 4, 6, 8].map(colour), "{format}");
+    }
+}
+
+/// The sheet's tiles lie among the work, too.
+#[test]
+fn shards_named_like_each_other_and_like_the_sheet_are_told_apart() {
+    for format in ["folders", "tar", "npz"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (latents, out) = (folder.path().join("latents"), folder.path().join("out"));
+        write_latents(&latents, 2 * SAMPLES_A_SHARD);
+        let mut index = Index::load(&latents).unwrap();
+        for (shard, name) in index.shards.iter_mut().zip(["sheet.tar", "sheet.tar.zst"]) {
+            fs::rename(latents.join(&shard.name), latents.join(name)).unwrap();
+            shard.name = name.into();
+        }
+        fs::write(latents.join("index.json"), index.to_json()).unwrap();
+        let format = format!("output.format={format}");
+        let report = decode_command(&latents, &out, &["--set", &format]).assert().success();
+        let said = String::from_utf8_lossy(&report.get_output().stdout).into_owned();
+        assert!(said.contains("6 pictures"), "{format}: {said}");
+        assert!(out.join("contact-sheet.png").exists(), "{format}");
+        for shard in (0..2).filter(|_| format.ends_with("tar")) {
+            let tar = ShardReader::open(&out.join(format!("images-{shard:06}.tar")), Limits::default()).unwrap();
+            assert_eq!(tar.count(), SAMPLES_A_SHARD);
+        }
     }
 }
 
@@ -418,7 +445,7 @@ fn a_truncated_shard_is_named() {
     fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
     let line = error_line(&mut decode_command(&latents, &out, &[]), 1);
     assert!(line.contains("samples-000000.tar"), "{line}");
-    assert!(!out.join(".done/samples-000000").exists());
+    assert!(!out.join(".done/samples-000000.tar").exists());
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn is_tar(file: &str, shard: usize) -> bool {
 
 /// Pictures of a small set lie in class folders, so the mark that a shard is done stands for its pictures.
 fn is_mark(file: &str, shard: usize) -> bool {
-    file == format!(".done/latents-{shard:06}")
+    file == format!(".done/latents-{shard:06}.tar")
 }
 
 const STAGES: [Stage; 3] = [

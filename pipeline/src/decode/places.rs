@@ -19,7 +19,7 @@ pub(super) struct Places {
     out: PathBuf,
     format: OutputFormat,
     flat: bool,
-    /// Names of the shards without their endings.
+    /// Names of the shards, endings and all: `a.tar` and `a.tar.zst` may lie in one folder.
     shards: Vec<String>,
     /// Folder names of the classes, by index.
     classes: Vec<String>,
@@ -27,15 +27,11 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(out: &Path, format: OutputFormat, index: &Index) -> Self {
-        let stem = |name: &str| {
-            let tar = name.strip_suffix(".tar.zst").or_else(|| name.strip_suffix(".tar"));
-            tar.unwrap_or(name).to_owned()
-        };
         Self {
             out: out.to_owned(),
             format,
             flat: index.samples <= FLAT_UP_TO,
-            shards: index.shards.iter().map(|shard| stem(&shard.name)).collect(),
+            shards: index.shards.iter().map(|shard| shard.name.clone()).collect(),
             classes: index.classes.iter().map(|class| file_name(&class.name)).collect(),
         }
     }
@@ -46,14 +42,14 @@ impl Places {
     }
 
     /// The PNG file of a sample: `CLASS/KEY.png`, in large sets `CLASS/SHARD/KEY.png`, so that no folder gets more files
-    /// than a shard has samples or than a small set has in all. Until it is packed, `.work/SHARD/KEY.png`.
+    /// than a shard has samples or than a small set has in all. Until it is packed, `.work/shards/SHARD.tar/KEY.png`.
     pub(super) fn picture(&self, shard: usize, class: Option<u32>, key: &str) -> PathBuf {
         let mut path = if self.format == OutputFormat::Folders {
             let folder = self.out.join(self.class_folder(class));
             if self.flat {
                 folder
             } else {
-                folder.join(&self.shards[shard])
+                folder.join(without_ending(&self.shards[shard]))
             }
         } else {
             self.shard_work(shard)
@@ -96,7 +92,7 @@ impl Places {
 
     /// Pictures of a shard that are not packed yet.
     pub(super) fn shard_work(&self, shard: usize) -> PathBuf {
-        self.work().join(&self.shards[shard])
+        self.work().join("shards").join(&self.shards[shard])
     }
 
     /// Whether a shard was finished, by this process or another.
@@ -123,6 +119,12 @@ impl Places {
     fn done(&self, shard: usize) -> PathBuf {
         self.out.join(".done").join(&self.shards[shard])
     }
+}
+
+/// The name of a shard without `.tar` or `.tar.zst`.
+fn without_ending(shard: &str) -> &str {
+    let tar = shard.strip_suffix(".tar.zst").or_else(|| shard.strip_suffix(".tar"));
+    tar.unwrap_or(shard)
 }
 
 /// A key or class name as one part of a path, different for every name: `+` for a slash, and what would otherwise divide the
