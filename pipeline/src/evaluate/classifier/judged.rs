@@ -53,17 +53,17 @@ impl Judged {
             if batch.is_empty() {
                 break;
             }
-            let latents: Vec<f32> = batch.iter().flat_map(|(latent, _)| latent).copied().collect();
+            let latents: Vec<f32> = batch.iter().flat_map(|sample| &sample.latent).copied().collect();
             let seen = network.look(&latents)?;
             for features in seen.features.chunks_exact(network.feature_width()) {
                 parts[0].add(features);
                 parts[1 + position % 2].add(features);
                 position += 1;
             }
-            for ((_, class), &assigned) in batch.iter().zip(&seen.classes) {
-                if let Some(class) = class {
+            for (sample, &assigned) in batch.iter().zip(&seen.classes) {
+                if let Some(class) = sample.class {
                     asked += 1;
-                    agreeing += u64::from(*class as usize == assigned);
+                    agreeing += u64::from(class as usize == assigned);
                 }
             }
             progress.advance(batch.len() as u64);

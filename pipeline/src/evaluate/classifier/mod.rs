@@ -9,7 +9,7 @@ mod latents;
 mod network;
 
 pub use fit::FitArgs;
-pub use latents::{LatentReader, LatentSet};
+pub use latents::{Labelled, LatentReader, LatentSet};
 pub use network::{Classifier, ClassifierFacts};
 
 use super::metrics::frechet_distance;
