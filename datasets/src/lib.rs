@@ -54,7 +54,9 @@ pub use loader::{
     AlignedBuffer, Batch, Features, LastBatch, Loader, LoaderConfig, LoaderState, LoaderStats, OnError, Polled,
     Posterior, Shuffle,
 };
-pub use npy::{to_npy, Array, ArrayHeader, Dtype, NpyError};
+pub use npy::{
+    check_header as check_npy_header, to_npy, Array, ArrayHeader, Dtype, NpyError, LONGEST_HEADER as LONGEST_NPY_HEADER,
+};
 pub use offsets::{MemberSpan, OffsetTable};
 pub use order::{epoch_permutation, order, Permutation};
 pub use reader::ShardReader;

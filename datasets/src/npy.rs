@@ -6,8 +6,8 @@ use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, WriterBuilder};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The longest header that is parsed; NumPy's own limit is 10,000 characters.
-const LONGEST_HEADER: usize = 10_000;
+/// The longest header that is parsed, in bytes with all that precedes it; NumPy's own limit is 10,000 characters.
+pub const LONGEST_HEADER: usize = 10_000;
 /// The header's Python literal is a dictionary holding a tuple; what nests deeper is not an array of numbers.
 const DEEPEST_NESTING: usize = 4;
 
@@ -72,9 +72,8 @@ pub struct ArrayHeader {
 impl ArrayHeader {
     /// Reads the header and checks that the elements it promises are exactly what follows it.
     pub fn parse(bytes: &[u8]) -> Result<Self, NpyError> {
-        let data_offset = header_length(bytes)?;
+        let data_offset = check_header(bytes)?;
         let (head, data) = bytes.split_at(data_offset);
-        refuse_deep_nesting(head)?;
         let header = NpyHeader::from_reader(head).map_err(|error| NpyError::Invalid(error.to_string()))?;
         let dtype = dtype_of(&header.dtype())?;
         if header.order() != Order::C && header.shape().len() > 1 {
@@ -103,6 +102,17 @@ impl ArrayHeader {
             data_offset,
         })
     }
+}
+
+/// Checks the header of a `.npy` file of any element type as far as a parser of it needs, and gives its length: where the
+/// elements begin. `beginning` holds the first [`LONGEST_HEADER`] bytes of the file, or all of a shorter one.
+///
+/// # Errors
+/// It is no header, a longer one, or one that nests more deeply than that of an array of numbers.
+pub fn check_header(beginning: &[u8]) -> Result<usize, NpyError> {
+    let length = header_length(beginning)?;
+    refuse_deep_nesting(&beginning[..length])?;
+    Ok(length)
 }
 
 fn header_length(bytes: &[u8]) -> Result<usize, NpyError> {

@@ -3,6 +3,7 @@
 
 use super::metrics::Gaussian;
 use anyhow::{bail, ensure, Context};
+use deepflow_datasets::{check_npy_header, LONGEST_NPY_HEADER};
 use deepflow_model::inception::{POOL_FEATURES, SPATIAL_FEATURES};
 use deepflow_preprocess::picture::{Colour, Pixels};
 use faer::Mat;
@@ -93,17 +94,29 @@ fn archive(path: &Path) -> anyhow::Result<ZipArchive<BufReader<File>>> {
     ZipArchive::new(BufReader::new(file)).with_context(|| format!("{}: not an npz archive", path.display()))
 }
 
+/// Opens an array of an archive after a look at its header, whose parser is recursive.
+fn array<R: Read>(mut file: R) -> anyhow::Result<NpyFile<impl Read>> {
+    let mut beginning = Vec::new();
+    file.by_ref()
+        .take(LONGEST_NPY_HEADER as u64)
+        .read_to_end(&mut beginning)?;
+    check_npy_header(&beginning)?;
+    Ok(NpyFile::new(Cursor::new(beginning).chain(file))?)
+}
+
 fn picture_array(path: &Path, archive: &mut ZipArchive<BufReader<File>>) -> anyhow::Result<PictureArray> {
     let name = || format!("{}: arr_0", path.display());
-    let npy = NpyFile::new(archive.by_name("arr_0.npy").with_context(name)?).with_context(name)?;
+    let npy = array(archive.by_name("arr_0.npy").with_context(name)?).with_context(name)?;
     let shape = npy.shape().to_vec();
     let is_bytes =
         matches!(npy.dtype(), DType::Plain(kind) if kind.type_char() == TypeChar::Uint && kind.size_field() == 1);
     let &[count, height, width, 3] = shape.as_slice() else {
         bail!("{}: shape {shape:?}, expected (N, height, width, 3)", name());
     };
+    let values = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
+    let values = values.with_context(|| format!("{}: shape {shape:?} holds more pictures than memory", name()))?;
     ensure!(
-        is_bytes && npy.order() == Order::C && count * height * width > 0,
+        is_bytes && npy.order() == Order::C && values > 0,
         "{}: {} in {:?} order, expected at least one picture of bytes in C order",
         name(),
         npy.dtype().descr(),
@@ -129,7 +142,7 @@ impl PictureArray {
     ) -> anyhow::Result<()> {
         let name = || format!("{}: arr_0", self.path.display());
         let mut archive = archive(&self.path)?;
-        let npy = NpyFile::new(archive.by_name("arr_0.npy").with_context(name)?).with_context(name)?;
+        let npy = array(archive.by_name("arr_0.npy").with_context(name)?).with_context(name)?;
         let mut bytes = npy.data::<u8>().with_context(name)?;
         let mut left = self.count;
         while left > 0 {
@@ -202,7 +215,7 @@ fn reordered(gaussian: &Gaussian, source: impl Fn(usize) -> usize) -> Gaussian {
 
 fn floats(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) -> anyhow::Result<(Vec<u64>, Vec<f64>)> {
     let what = || format!("{}: {name}", path.display());
-    let npy = NpyFile::new(archive.by_name(&format!("{name}.npy")).with_context(what)?).with_context(what)?;
+    let npy = array(archive.by_name(&format!("{name}.npy")).with_context(what)?).with_context(what)?;
     let shape = npy.shape().to_vec();
     let values = match npy.dtype() {
         DType::Plain(kind) if kind.type_char() == TypeChar::Float && kind.size_field() == 8 => {
@@ -323,5 +336,56 @@ mod tests {
         };
         assert!(refusal(64, 0).ends_with("other.npz: mu has 64 numbers, expected 2048"));
         assert!(refusal(POOL_FEATURES, 9).ends_with("other.npz: mu_s has 9 numbers, expected 2023"));
+    }
+
+    /// An archive whose array `name` is nothing but a header.
+    fn write_header(path: &Path, name: &str, header: &str) {
+        let mut archive = ZipWriter::new(File::create(path).unwrap());
+        archive
+            .start_file(format!("{name}.npy"), SimpleFileOptions::default())
+            .unwrap();
+        archive.write_all(b"\x93NUMPY\x01\0").unwrap();
+        archive
+            .write_all(&u16::try_from(header.len()).unwrap().to_le_bytes())
+            .unwrap();
+        archive.write_all(header.as_bytes()).unwrap();
+        archive.finish().unwrap();
+    }
+
+    #[test]
+    fn a_header_that_nests_deeply_is_refused_in_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nested.npz");
+        for name in ["arr_0", "mu"] {
+            for (depth, expected) in [(9000, "header nests too deeply"), (60_000, "header claims 60010 bytes")] {
+                write_header(&path, name, &"(".repeat(depth));
+                let error = format!("{:#}", open(&path).unwrap_err());
+                assert!(error.contains(&format!("nested.npz: {name}: {expected}")), "{error}");
+                assert!(!error.contains('\n'), "{error}");
+            }
+        }
+        let array = PictureArray {
+            path,
+            count: 1,
+            height: 1,
+            width: 1,
+        };
+        write_header(&array.path, "arr_0", &"(".repeat(9000));
+        let error = array.for_each_batch(1, |_| Ok(())).unwrap_err();
+        assert!(format!("{error:#}").contains("nests too deeply"), "{error:#}");
+    }
+
+    #[test]
+    fn a_shape_of_more_pictures_than_memory_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge.npz");
+        // 2^64 + 12 values, of which 12 would be left.
+        let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (6148914691236517209, 1, 1, 3), }\n";
+        write_header(&path, "arr_0", header);
+        let error = open(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("huge.npz: arr_0: shape [6148914691236517209, 1, 1, 3] holds more pictures than memory"),
+            "{error}"
+        );
     }
 }
