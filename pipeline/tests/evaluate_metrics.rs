@@ -188,6 +188,26 @@ fn the_kernel_distance_of_all_vectors_is_the_textbook_sum() {
     );
 }
 
+/// FID would be NaN, and the program would call it done.
+#[test]
+fn a_mean_that_is_not_finite_has_no_distance() {
+    let good = Gaussian {
+        count: None,
+        mean: vec![0.0, 1.0],
+        covariance: faer::Mat::identity(2, 2),
+    };
+    for value in [f64::NAN, f64::INFINITY] {
+        let bad = Gaussian {
+            mean: vec![0.0, value],
+            ..good.clone()
+        };
+        for (first, second) in [(&good, &bad), (&bad, &good)] {
+            let error = frechet_distance(first, second).unwrap_err();
+            assert_eq!(error.to_string(), "the statistics hold values that are not finite");
+        }
+    }
+}
+
 #[test]
 fn what_has_no_answer_gives_none() {
     let one = Features {

@@ -10,7 +10,7 @@ pub enum FrechetError {
     #[error("statistics of {0} features against statistics of {1} features")]
     Width(usize, usize),
     /// The statistics hold infinities or no numbers.
-    #[error("the covariance holds values that are not finite")]
+    #[error("the statistics hold values that are not finite")]
     NotFinite,
     /// The decomposition did not converge.
     #[error("the eigen-decomposition of the covariance did not converge")]
@@ -37,6 +37,10 @@ pub struct FrechetDistance {
 pub fn frechet_distance(first: &Gaussian, second: &Gaussian) -> Result<FrechetDistance, FrechetError> {
     if first.width() != second.width() {
         return Err(FrechetError::Width(first.width(), second.width()));
+    }
+    // The covariances are looked at where they are decomposed.
+    if !first.mean.iter().chain(&second.mean).all(|value| value.is_finite()) {
+        return Err(FrechetError::NotFinite);
     }
     let mean: f64 = first
         .mean
