@@ -42,7 +42,7 @@ mod tar_members;
 mod verify;
 
 pub use compression::Compression;
-pub use dataset::{Dataset, OpenOptions};
+pub use dataset::{cache_folder, Dataset, OpenOptions};
 pub use dataset_writer::{DatasetPlan, DatasetWriter};
 pub use error::{Error, Place, Result};
 pub use files::{commit, partial_name, write_atomically};

@@ -431,6 +431,23 @@ fn a_classifier_of_the_users_own_latents_tells_good_sets_from_bad_ones() {
     }
 }
 
+/// As everywhere: an empty variable is none.
+#[test]
+fn the_cache_is_in_the_home_folder_where_no_other_is_named() {
+    for (cache, expected) in [("", "/home/someone/.cache"), ("/quick", "/quick")] {
+        let mut command = evaluate(&["--help"]);
+        let output = command
+            .env("HOME", "/home/someone")
+            .env("XDG_CACHE_HOME", cache)
+            .output();
+        let help = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert!(
+            help.contains(&format!("[default: {expected}/deepflow/statistics]")),
+            "{help}"
+        );
+    }
+}
+
 #[test]
 fn a_command_line_without_a_reference_is_explained() {
     let output = evaluate(&["somewhere"]).output().unwrap();

@@ -6,6 +6,8 @@ mod residency;
 mod shard;
 mod tables;
 
+pub use tables::cache_folder;
+
 pub(crate) use residency::Residency;
 pub(crate) use shard::{LoadedShard, MemberRef, SampleRef};
 

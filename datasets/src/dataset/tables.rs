@@ -11,13 +11,19 @@ use std::time::UNIX_EPOCH;
 
 /// `deepflow/offsets` in the user's cache folder, if there is one.
 pub(super) fn default_cache() -> Option<PathBuf> {
+    Some(cache_folder()?.join("offsets"))
+}
+
+/// `deepflow` in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`); `None` where neither variable names one.
+#[must_use]
+pub fn cache_folder() -> Option<PathBuf> {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
     let base = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
-    Some(base.join("deepflow").join("offsets"))
+    Some(base.join("deepflow"))
 }
 
 /// The table of a plain shard.

@@ -98,9 +98,8 @@ enum ResizeArg {
 }
 
 fn default_cache() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    base.unwrap_or_else(std::env::temp_dir).join("deepflow/statistics")
+    let base = deepflow_datasets::cache_folder().unwrap_or_else(|| std::env::temp_dir().join("deepflow"));
+    base.join("statistics")
 }
 
 impl Stage for EvaluateArgs {
