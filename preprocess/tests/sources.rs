@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use deepflow_preprocess::picture::{decode, write_png, Colour, DecodeOptions, Pixels, PngCompression};
-use deepflow_preprocess::sources::{Content, SourceOptions, Sources};
+use deepflow_preprocess::sources::{Content, SourceOptions, Sources, PICTURE_EXTENSIONS};
 
 fn png(value: u8) -> Vec<u8> {
     write_png(&Pixels::filled(3, 2, Colour::Grey, [value; 3]), PngCompression::Fast).unwrap()
@@ -71,7 +71,14 @@ fn class_names(sources: &Sources) -> Vec<&str> {
     sources.classes().iter().map(|class| class.name.as_str()).collect()
 }
 
-const NO_PICTURE: &str = "its name does not end in .jpg, .jpeg, .png or .webp";
+const NO_PICTURE: &str = "its name does not end in .jpg, .jpeg, .jpe, .png or .webp";
+
+#[test]
+fn the_reason_for_ignoring_a_file_names_every_ending_that_is_read() {
+    for extension in PICTURE_EXTENSIONS {
+        assert!(NO_PICTURE.contains(&format!(".{extension}")), "{extension}");
+    }
+}
 
 fn ignored(sources: &Sources) -> Vec<(&str, &str)> {
     let files = sources.ignored().iter();

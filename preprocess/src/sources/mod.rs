@@ -81,7 +81,7 @@ pub struct Ignored {
 }
 
 impl Ignored {
-    const NO_PICTURE: &'static str = "its name does not end in .jpg, .jpeg, .png or .webp";
+    const NO_PICTURE: &'static str = "its name does not end in .jpg, .jpeg, .jpe, .png or .webp";
     const NO_CLASS: &'static str = "it lies beside the class folders, in none of them";
     const NO_SHARD: &'static str = "it lies beside tars, in none of them";
     const BESIDE_IDX: &'static str = "it lies beside an IDX file, which is read instead";
