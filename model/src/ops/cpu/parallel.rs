@@ -50,7 +50,7 @@ pub(crate) fn map_items<I: Send, R: Send>(items: Vec<I>, task: impl Fn(I) -> R +
     }
 }
 
-/// The `len` values that `write` writes: to clear them first would cost a tenth of a forward pass.
+/// The `len` values that `write` writes; to clear them first would be one more pass over all that a network computes.
 ///
 /// # Safety
 /// `write` writes every value.
