@@ -68,9 +68,15 @@ pub fn evaluate(
     let few = || format!("{}: {} samples, expected at least 4", reference.display(), real.count());
     let [even, odd] = real.halves.as_ref().with_context(few)?;
     let facts = &network.facts;
+    let of_reference = || reference.display().to_string();
+    let of_both = || format!("{} beside {}", generated.display(), reference.display());
+    // The reference by itself first: what is wrong with it is not to be blamed on both.
+    let real_versus_real = frechet_distance(even, odd).with_context(of_reference)?.distance;
     let report = ClassifierReport {
-        fd_classifier: frechet_distance(&real.whole, &fake.whole)?.distance,
-        real_versus_real: frechet_distance(even, odd)?.distance,
+        fd_classifier: frechet_distance(&real.whole, &fake.whole)
+            .with_context(of_both)?
+            .distance,
+        real_versus_real,
         class_agreement: fake.agreement,
         held_out_accuracy: facts.held_out_accuracy,
         generated_count: fake.count(),
