@@ -7,7 +7,7 @@
 use crate::config::{NetworkConfig, FOURIER_FEATURES};
 use crate::error::ModelError;
 use crate::network::outline;
-use crate::ops::fused::ROWS_TOGETHER;
+use crate::ops::ROWS_TOGETHER;
 
 /// Bytes of a value.
 const VALUE: u128 = 4;

@@ -10,7 +10,7 @@ pub mod conv;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub(crate) mod fused;
+mod fused;
 pub mod memory;
 pub mod plain;
 mod scalar;
@@ -20,6 +20,7 @@ use std::ops::Range;
 use dfdx::prelude::{Device, Dtype, Gradients, Tape, Tensor};
 
 pub use branches::{AttentionWeights, GatedModulation, LinearMap};
+pub(crate) use fused::ROWS_TOGETHER;
 pub(crate) use scalar::scalar;
 
 /// A `(rows, columns)` tensor without a tape.

@@ -245,7 +245,6 @@ fn refuse_another_run(root: &Path, config: &Config, saved: &Config) -> anyhow::R
     Ok(())
 }
 
-/// Empty folders of a run may be there: a start that was killed before it had saved its configuration leaves them.
 /// Whether `root` holds a run that has saved something. One that has not may still become another.
 fn has_started(root: &Path, config: &Config) -> anyhow::Result<bool> {
     let saved = root.join(Config::FILE_NAME);
@@ -260,6 +259,7 @@ fn has_started(root: &Path, config: &Config) -> anyhow::Result<bool> {
     Ok(started)
 }
 
+/// Empty folders of a run may be there: a start that was killed before it had saved its configuration leaves them.
 fn refuse_foreign_files(root: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(root).with_context(|| root.display().to_string())? {
         let entry = entry.with_context(|| root.display().to_string())?;
