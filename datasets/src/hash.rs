@@ -21,7 +21,7 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
 /// [`Error::HashMismatch`].
 pub(crate) fn check(bytes: &[u8], record: &ShardRecord) -> Result<()> {
     let found = hex(&digest(bytes));
-    if found.eq_ignore_ascii_case(&record.sha256) {
+    if found == record.sha256 {
         return Ok(());
     }
     Err(Error::HashMismatch {

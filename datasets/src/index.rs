@@ -139,8 +139,13 @@ impl Index {
             }
             None => return Err(invalid("no version number".to_owned())),
         }
-        let index: Self = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
+        let mut index: Self = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
         index.check().map_err(invalid)?;
+        // Other programs may write the digits in capitals; whatever is compared with them is in small letters.
+        index
+            .shards
+            .iter_mut()
+            .for_each(|shard| shard.sha256.make_ascii_lowercase());
         Ok(index)
     }
 

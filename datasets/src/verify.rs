@@ -149,7 +149,7 @@ impl<'a> Check<'a> {
         let file = File::open(&path).map_err(Error::io(&path, "open"))?;
         let (found, bytes) = hash::sha256_of_reader(file).map_err(Error::io(&path, "read"))?;
         self.report.bytes += bytes;
-        if let Some(record) = record.filter(|record| !record.sha256.eq_ignore_ascii_case(&found)) {
+        if let Some(record) = record.filter(|record| record.sha256 != found) {
             self.fault(&Error::HashMismatch {
                 shard: name.to_owned(),
                 found,

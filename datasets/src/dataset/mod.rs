@@ -379,7 +379,7 @@ fn check_folder(folder: &Path, index: &Index) -> Result<()> {
         {
             let file = File::open(&path).map_err(Error::io(&path, "open"))?;
             let (found, _) = hash::sha256_of_reader(file).map_err(Error::io(&path, "read"))?;
-            if !found.eq_ignore_ascii_case(&record.sha256) {
+            if found != record.sha256 {
                 return Err(changed("SHA-256", found, record.sha256.clone()));
             }
         }

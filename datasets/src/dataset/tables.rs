@@ -76,7 +76,7 @@ fn stored(
         let bytes = fs::read(&place).ok()?;
         match OffsetTable::from_bytes(&bytes, &place.to_string_lossy()) {
             Ok(table) => {
-                let same_content = record.is_some_and(|record| record.sha256.eq_ignore_ascii_case(&table.shard_sha256));
+                let same_content = record.is_some_and(|record| record.sha256 == table.shard_sha256);
                 let unchanged = table.shard_modified != 0 && table.shard_modified == modified(metadata);
                 (table.shard_bytes == metadata.len() && (same_content || unchanged)).then_some(table)
             }

@@ -75,7 +75,7 @@ impl ShardCache {
         let path = self
             .options
             .folder
-            .join(format!(".{}.fetching", record.sha256.to_ascii_lowercase()));
+            .join(format!(".{}.fetching", record.sha256));
         let Ok(file) = File::create(&path) else {
             return Ok(None);
         };
@@ -140,7 +140,7 @@ impl ShardCache {
     fn path(&self, record: &ShardRecord) -> PathBuf {
         self.options
             .folder
-            .join(format!("{}{EXTENSION}", record.sha256.to_ascii_lowercase()))
+            .join(format!("{}{EXTENSION}", record.sha256))
     }
 }
 
