@@ -72,10 +72,7 @@ impl ShardCache {
     /// # Errors
     /// [`Error::Stopped`] soon after `stop` is set.
     pub(super) fn claim(&self, record: &ShardRecord, stop: &AtomicBool) -> Result<Option<Claim>> {
-        let path = self
-            .options
-            .folder
-            .join(format!(".{}.fetching", record.sha256));
+        let path = self.options.folder.join(format!(".{}.fetching", record.sha256));
         let Ok(file) = File::create(&path) else {
             return Ok(None);
         };
@@ -138,9 +135,7 @@ impl ShardCache {
     }
 
     fn path(&self, record: &ShardRecord) -> PathBuf {
-        self.options
-            .folder
-            .join(format!("{}{EXTENSION}", record.sha256))
+        self.options.folder.join(format!("{}{EXTENSION}", record.sha256))
     }
 }
 

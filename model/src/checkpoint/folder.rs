@@ -109,8 +109,26 @@ pub(crate) fn write_whole<E: From<FolderError>>(
     written
 }
 
+/// [`write_whole`] for a file, which `write` makes and syncs.
+pub(crate) fn write_file_whole<T, E: From<FolderError>>(
+    file: &Path,
+    write: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    let partial = partial_name(file)?;
+    let written = write(&partial).and_then(|result| {
+        fs::rename(&partial, file).map_err(FolderError::io(file))?;
+        sync_folder(file.parent().unwrap_or(Path::new(".")))?;
+        Ok(result)
+    });
+    if written.is_err() {
+        // The first error is the one to report; what is left is of no use to anybody.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
 /// The hidden name a folder or a file has while it is written.
-pub(crate) fn partial_name(folder: &Path) -> Result<PathBuf, FolderError> {
+fn partial_name(folder: &Path) -> Result<PathBuf, FolderError> {
     match folder.file_name() {
         Some(name) => Ok(folder.with_file_name(format!(".{}.partial", name.to_string_lossy()))),
         None => Err(FolderError::content(folder, "expected a path that ends with a name")),
@@ -125,7 +143,7 @@ fn remove_if_there(folder: &Path) -> Result<(), FolderError> {
 }
 
 /// Makes the names inside a folder durable.
-pub(crate) fn sync_folder(folder: &Path) -> Result<(), FolderError> {
+fn sync_folder(folder: &Path) -> Result<(), FolderError> {
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {

@@ -25,7 +25,7 @@ use crate::ops::Operators;
 use crate::training::{OptimizerSettings, StepRates, Trainer};
 use crate::weights::fill;
 
-pub(crate) use self::folder::{partial_name, sync_folder, write_whole, FolderError, State};
+pub(crate) use self::folder::{write_file_whole, write_whole, FolderError, State};
 pub(crate) use self::tensors::Part;
 
 /// The trained weights.

@@ -6,29 +6,17 @@ use super::names::registration_order;
 use super::optimizer;
 use super::weights::Weights;
 use super::{Options, Report, WeightSet};
-use crate::checkpoint::{partial_name, sync_folder};
+use crate::checkpoint::write_file_whole;
 use crate::torch_pickle::{PythonObject, TensorData, TorchWriter};
 use crate::NetworkConfig;
 use std::path::Path;
 
 /// A checkpoint folder brings `model`, `ema` and `opt`; a single file of weights becomes both of the first.
 pub(super) fn to_torch(input: &Path, output: &Path, options: &Options) -> Result<Report, ConvertError> {
-    let temporary = partial_name(output)?;
-    let written = write(input, &temporary, options).and_then(|imported| {
-        std::fs::rename(&temporary, output).map_err(|source| ConvertError::Io {
-            path: output.to_owned(),
-            source,
-        })?;
-        sync_folder(output.parent().unwrap_or(Path::new(".")))?;
-        Ok(imported)
-    });
-    if written.is_err() {
-        // The first error is the one to report; what is left of the file is of no use to anybody.
-        let _ = std::fs::remove_file(&temporary);
-    }
+    let report = write_file_whole(output, |temporary| write(input, temporary, options))?;
     Ok(Report {
         written: vec![output.to_owned()],
-        ..written?
+        ..report
     })
 }
 

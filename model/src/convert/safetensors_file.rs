@@ -2,7 +2,7 @@
 //! twice.
 
 use super::error::ConvertError;
-use crate::checkpoint::{partial_name, sync_folder};
+use crate::checkpoint::write_file_whole;
 use crate::error::WeightsError;
 use crate::torch_pickle::TensorData;
 use crate::weights::{NetworkFacts, WeightSource};
@@ -37,7 +37,10 @@ impl SafetensorsFile {
         let mut start = Vec::new();
         File::open(path)
             .and_then(|file| file.take(9).read_to_end(&mut start))
-            .map_err(|source| io_error(path, source))?;
+            .map_err(|source| ConvertError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
         Ok(start.get(8) == Some(&b'{'))
     }
 
@@ -169,34 +172,19 @@ pub(crate) fn write(
     tensors: &BTreeMap<String, (Dtype, Vec<usize>)>,
     mut read: impl FnMut(&str) -> Result<TensorData, ConvertError>,
 ) -> Result<(), ConvertError> {
-    let temporary = partial_name(path)?;
-    let mut out = BufWriter::new(File::create(&temporary).map_err(|source| io_error(&temporary, source))?);
-    let result = write_header(&mut out, metadata, tensors)
-        .map_err(|source| io_error(&temporary, source))
-        .and_then(|()| {
-            for name in tensors.keys() {
-                out.write_all(&read(name)?.bytes)
-                    .map_err(|source| io_error(&temporary, source))?;
-            }
-            let file = out
-                .into_inner()
-                .map_err(|error| io_error(&temporary, error.into_error()))?;
-            file.sync_all().map_err(|source| io_error(&temporary, source))?;
-            std::fs::rename(&temporary, path).map_err(|source| io_error(path, source))?;
-            Ok(sync_folder(path.parent().unwrap_or(Path::new(".")))?)
-        });
-    if result.is_err() {
-        // The first error is the one to report; what is left of the file is of no use to anybody.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    result
-}
-
-fn io_error(path: &Path, source: io::Error) -> ConvertError {
-    ConvertError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    write_file_whole(path, |temporary| {
+        let failed = |source| ConvertError::Io {
+            path: temporary.to_owned(),
+            source,
+        };
+        let mut out = BufWriter::new(File::create(temporary).map_err(failed)?);
+        write_header(&mut out, metadata, tensors).map_err(failed)?;
+        for name in tensors.keys() {
+            out.write_all(&read(name)?.bytes).map_err(failed)?;
+        }
+        let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(failed)
+    })
 }
 
 /// The header by hand, because the crate writes its metadata in the order of a hash map: different bytes at every run.
